@@ -1,0 +1,336 @@
+"""matmul and conv2d: out[row][column] = epilogue(sum over taps and depth of x[row, tap][depth] w[column, tap][depth]).
+
+A matmul is a convolution with one tap. A tile is a block of rows times a block of weight panels. For each tap and block of depth
+the tile's panels are widened once from f16 into scratch and reused over all of its rows; partial sums stay in scratch until the
+last block, then bias, time embedding, residual and activation are applied while they are in the first-level cache.
+
+The input of a convolution is padded beforehand, so no tap needs a bounds check; row groups never cross image rows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+
+from sdcomp.codegen.builder import I1, I64, Emitter, Value, constant_table, i64
+from sdcomp.codegen.kernels import vectormath
+from sdcomp.codegen.kernels.base import Kernel, operand, scratch
+from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
+from sdcomp.codegen.targets import Target
+
+import llvmlite.ir as ir  # isort: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the epilogue. `bias`, `batch_vector` and `tensor` add the next operand; the others are pointwise operations.
+
+    bias: f32[columns padded to whole panels]; batch_vector: one f32 row of `stride` per sample; tensor: rows of `stride` like the
+    output's, one batch of them serving all if `shared`.
+    """
+
+    kind: str
+    stride: int = 0
+    shared: bool = False
+
+    @property
+    def takes_operand(self) -> bool:
+        return self.kind in ("bias", "batch_vector", "tensor")
+
+
+@dataclass(frozen=True)
+class Contraction(Kernel):
+    """Static shape; strides are in f32 elements.
+
+    batches x outer x inner rows (samples, image rows, pixels); row (b, y, x) of the input starts at
+    b batch_stride + y outer_stride + x inner_stride, its taps at the offsets `taps` from there, each `depth` long.
+    `columns` counts weight columns: a gated kernel writes half of them, value times gelu(gate).
+    Operands: x, w, out, then one per step that takes one.
+    """
+
+    batches: int
+    outer: int
+    inner: int
+    batch_stride: int
+    outer_stride: int
+    inner_stride: int
+    taps: tuple[int, ...]
+    depth: int
+    columns: int
+    out_stride: int
+    weight_dtype: str
+    steps: tuple[Step, ...]
+    gated: bool
+    vectors: int
+    tile_rows: int
+    lanes: int
+    row_block: int = 1
+    panel_block: int = 1
+    depth_block: int = 1
+
+    kind = "contraction"
+
+    @property
+    def width(self) -> int:
+        """Columns of one weight panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def panels(self) -> int:
+        return -(-self.columns // self.width)
+
+    @property
+    def partition(self) -> Partition:
+        return Partition.of(self.inner, self.tile_rows)
+
+    @property
+    def groups(self) -> int:
+        return self.batches * self.outer * self.partition.groups
+
+    @property
+    def row_blocks(self) -> int:
+        return -(-self.groups // self.row_block)
+
+    @property
+    def panel_blocks(self) -> int:
+        return -(-self.panels // self.panel_block)
+
+    @property
+    def tiles(self) -> int:
+        return self.row_blocks * self.panel_blocks
+
+    @property
+    def multiplies(self) -> int:
+        return prod((self.batches, self.outer, self.inner, len(self.taps), self.depth, self.columns))
+
+    @property
+    def _sum_floats(self) -> int:
+        return self.row_block * self.panel_block * self.partition.rows * self.width
+
+    def scratch_bytes(self, target: Target) -> int:
+        staged = self.panel_block * self.depth_block * self.width if self.weight_dtype == "f16" else 0
+        return 4 * (self._sum_floats + staged)
+
+    def tiled(self, target: Target) -> "Contraction":
+        """The same kernel with its tile sizes chosen for the target's caches.
+
+        A panel's block of depth should stay in half of the first-level cache, the tile's panels and sums in half of the
+        second-level one; rows are many enough to pay for widening the panels, tiles many enough to feed the workers.
+        """
+        most_depth = max(64, target.l1_bytes // (4 * self.width))
+        depth_block = -(-self.depth // -(-self.depth // most_depth))
+        rows = self.partition.rows
+        row_block = min(self.groups, max(1, _ROWS_PER_TILE // rows))
+        panel_bytes = 4 * self.width * (depth_block + row_block * rows)
+        panel_block = max(1, min(self.panels, target.l2_bytes // 2 // panel_bytes))
+        best = replace(self, row_block=row_block, panel_block=panel_block, depth_block=depth_block)
+        while best.tiles < _ENOUGH_TILES and best.multiplies // best.tiles > _SMALL_TILE:
+            if best.panel_block > 1:
+                best = replace(best, panel_block=(best.panel_block + 1) // 2)
+            elif best.row_block * rows > _ROWS_PER_TILE // 4:
+                best = replace(best, row_block=(best.row_block + 1) // 2)
+            else:
+                break
+        even_rows = -(-self.groups // best.row_blocks)
+        even_panels = -(-self.panels // best.panel_blocks)
+        return replace(best, row_block=even_rows, panel_block=even_panels)
+
+    # Emission
+
+    def emit_tile(self, e: Emitter, tile: Value) -> None:
+        first_group = e.b.mul(e.b.sdiv(tile, i64(self.panel_blocks)), i64(self.row_block))
+        first_panel = e.b.mul(e.b.srem(tile, i64(self.panel_blocks)), i64(self.panel_block))
+        last_group = e.minimum_integer(e.b.add(first_group, i64(self.row_block)), i64(self.groups))
+        last_panel = e.minimum_integer(e.b.add(first_panel, i64(self.panel_block)), i64(self.panels))
+        with self._tap(e) as tap, e.loop(0, self.depth, self.depth_block) as depth_start:
+            count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(self.depth), depth_start))
+            block = _Block(self, e, tap, depth_start, count, first_panel)
+            if self.weight_dtype == "f16":
+                with e.loop(first_panel, last_panel) as panel:
+                    block.widen(panel)
+            with e.loop(first_group, last_group) as group:
+                row = _RowGroup(self, e, group)
+                with e.loop(first_panel, last_panel) as panel:
+                    slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
+                    slot = e.b.add(slot, e.b.sub(panel, first_panel))
+                    sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
+                    block.multiply(row, panel, sums)
+                    with e.when(block.is_last()):
+                        _Epilogue(self, e, row, panel).emit(sums)
+
+    @contextmanager
+    def _tap(self, e: Emitter) -> Iterator[Value]:
+        with e.loop(0, len(self.taps)) as tap:
+            yield tap
+
+
+@dataclass
+class _RowGroup:
+    """Rows of one micro-kernel call: consecutive pixels of one image row."""
+
+    kernel: Contraction
+    e: Emitter
+    group: Value
+
+    def __post_init__(self) -> None:
+        e, k = self.e, self.kernel
+        image_row = e.b.sdiv(self.group, i64(k.partition.groups))
+        self.within = e.b.srem(self.group, i64(k.partition.groups))
+        self.batch = e.b.sdiv(image_row, i64(k.outer))
+        self.outer = e.b.srem(image_row, i64(k.outer))
+        self.inner = k.partition.start(e, self.within)
+        self.first_row = e.b.add(e.b.mul(image_row, i64(k.inner)), self.inner)
+
+    def input_offset(self) -> Value:
+        e, k = self.e, self.kernel
+        parts = ((self.batch, k.batch_stride), (self.outer, k.outer_stride), (self.inner, k.inner_stride))
+        offset = i64(0)
+        for index, stride in parts:
+            offset = e.b.add(offset, e.b.mul(index, i64(stride)))
+        return offset
+
+    def rows(self) -> Value:
+        e, partition = self.e, self.kernel.partition
+        large = e.b.icmp_signed("<", self.within, i64(partition.full))
+        return e.b.select(large, i64(partition.rows), i64(partition.rows - 1))
+
+
+@dataclass
+class _Block:
+    """One tap and one block of depth of one tile."""
+
+    kernel: Contraction
+    e: Emitter
+    tap: Value
+    start: Value
+    count: Value
+    first_panel: Value
+
+    def _weights(self, panel: Value) -> Value:
+        """Offset of the block in the packed weights [panel][tap][depth][width]."""
+        e, k = self.e, self.kernel
+        at = e.b.add(e.b.mul(panel, i64(len(k.taps))), self.tap)
+        return e.b.mul(e.b.add(e.b.mul(at, i64(k.depth)), self.start), i64(k.width))
+
+    def _staged(self, panel: Value) -> Value:
+        e, k = self.e, self.kernel
+        slot = e.b.sub(panel, self.first_panel)
+        return e.at(scratch(e, k._sum_floats), e.b.mul(slot, i64(k.depth_block * k.width)))
+
+    def widen(self, panel: Value) -> None:
+        e, k = self.e, self.kernel
+        source = e.at(operand(e, 1), self._weights(panel), ir.HalfType())
+        target = self._staged(panel)
+        with e.loop(0, e.b.mul(self.count, i64(k.width)), k.width) as offset:
+            for v in range(k.vectors):
+                at = e.b.add(offset, i64(v * k.lanes))
+                e.store_vector(e.load_vector(source, at, "f16"), target, at)
+
+    def multiply(self, row: _RowGroup, panel: Value, sums: Value) -> None:
+        e, k = self.e, self.kernel
+        taps = constant_table(e.module, "taps_" + "_".join(map(str, k.taps)), I64, k.taps)
+        tap_offset = e.load(taps, self.tap, I64)
+        a = e.at(operand(e, 0), e.b.add(e.b.add(row.input_offset(), tap_offset), self.start))
+        b = self._staged(panel) if k.weight_dtype == "f16" else e.at(operand(e, 1), self._weights(panel))
+        first = e.b.icmp_signed("==", e.b.or_(self.tap, self.start), i64(0))
+        accumulate = e.b.xor(first, ir.Constant(I1, 1))
+        call_by_group(e, k.partition, k.vectors, k.inner_stride, 1, row.within, a, b, sums, self.count, accumulate)
+
+    def is_last(self) -> Value:
+        e, k = self.e, self.kernel
+        last_tap = e.b.icmp_signed("==", self.tap, i64(len(k.taps) - 1))
+        last_depth = e.b.icmp_signed(">=", e.b.add(self.start, i64(k.depth_block)), i64(k.depth))
+        return e.b.and_(last_tap, last_depth)
+
+
+@dataclass
+class _Epilogue:
+    """From finished sums to the output, for one row group and panel."""
+
+    kernel: Contraction
+    e: Emitter
+    row: _RowGroup
+    panel: Value
+
+    def __post_init__(self) -> None:
+        k = self.kernel
+        self.kept = k.vectors // 2 if k.gated else k.vectors
+        self.kept_columns = k.columns // 2 if k.gated else k.columns
+        self.column = self.e.b.mul(self.panel, i64(self.kept * k.lanes))
+        self.masks = self._masks()
+
+    def _masks(self) -> list[Value | None]:
+        """One per vector; None where every panel is full."""
+        e, k = self.e, self.kernel
+        if self.kept_columns % (self.kept * k.lanes) == 0:
+            return [None] * self.kept
+        left = e.b.sub(i64(self.kept_columns), self.column)
+        return [e.mask(e.b.sub(left, i64(v * k.lanes))) for v in range(self.kept)]
+
+    def _load(self, pointer: Value, offset: Value, v: int) -> Value:
+        at = self.e.b.add(offset, i64(v * self.kernel.lanes))
+        return self.e.load_masked(pointer, at, self.masks[v])
+
+    def _fixed(self) -> dict[int, list[Value]]:
+        """Vectors that are the same for every row of the group: biases and batch vectors, by step number."""
+        e, k = self.e, self.kernel
+        fixed: dict[int, list[Value]] = {}
+        for number, step, index in self._operands():
+            pointer = operand(e, index)
+            if step.kind == "bias":
+                start = e.b.mul(self.panel, i64(k.width))
+                fixed[number] = [e.load_vector(e.at(pointer, start), v * k.lanes) for v in range(k.vectors)]
+            if step.kind == "batch_vector":
+                start = e.b.add(e.b.mul(self.row.batch, i64(step.stride)), self.column)
+                fixed[number] = [self._load(pointer, start, v) for v in range(self.kept)]
+        return fixed
+
+    def _operands(self) -> Iterator[tuple[int, Step, int]]:
+        index = 3
+        for number, step in enumerate(self.kernel.steps):
+            yield number, step, index
+            index += step.takes_operand
+
+    def emit(self, sums: Value) -> None:
+        e, k = self.e, self.kernel
+        fixed = self._fixed()
+        out = operand(e, 2)
+        with e.loop(0, self.row.rows()) as r:
+            values = [e.load_vector(sums, e.b.add(e.b.mul(r, i64(k.width)), i64(v * k.lanes))) for v in range(k.vectors)]
+            absolute = e.b.add(self.row.first_row, r)
+            for number, step, index in self._operands():
+                values = self._apply(step, values, fixed.get(number), absolute, index)
+            if k.gated:
+                halves = zip(values[: self.kept], values[self.kept :], strict=True)
+                values = [e.b.fmul(value, vectormath.gelu(e, gate)) for value, gate in halves]
+            start = e.b.add(e.b.mul(absolute, i64(k.out_stride)), self.column)
+            self._store(out, start, values)
+
+    def _apply(self, step: Step, values: list[Value], fixed: list[Value] | None, row: Value, index: int) -> list[Value]:
+        e = self.e
+        if fixed is not None:
+            return [e.b.fadd(a, b) for a, b in zip(values, fixed, strict=True)]
+        if step.kind == "tensor":
+            if step.shared:
+                row = e.b.srem(row, i64(self.kernel.outer * self.kernel.inner))
+            start = e.b.add(e.b.mul(row, i64(step.stride)), self.column)
+            pointer = operand(e, index)
+            return [e.b.fadd(value, self._load(pointer, start, v)) for v, value in enumerate(values)]
+        return [vectormath.unary(e, step.kind, value) for value in values]
+
+    def _store(self, out: Value, start: Value, values: list[Value]) -> None:
+        for v, value in enumerate(values):
+            at = self.e.b.add(start, i64(v * self.kernel.lanes))
+            self.e.store_masked(value, out, at, self.masks[v])
+
+
+_ROWS_PER_TILE = 256
+_ENOUGH_TILES = 48
+_SMALL_TILE = 4 << 20
+"""Multiplies below which a tile's overhead would show: about 0.05 ms of one core."""
+
+
+def panel_vectors(target: Target, columns: int, gated: bool) -> int:
+    """Vectors per weight panel: as the target says, fewer for a handful of columns."""
+    needed = -(-columns // target.lanes)
+    return target.panel_vectors if gated else min(target.panel_vectors, needed)

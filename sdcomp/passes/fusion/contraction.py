@@ -1,0 +1,159 @@
+"""matmul and conv2d with what follows them: bias, time embedding, residual, activation, and the gate of GEGLU."""
+
+from dataclasses import dataclass, field
+from math import prod
+
+from sdcomp.codegen.kernels.contraction import Contraction, Step, panel_vectors
+from sdcomp.codegen.plan import Buffer, View
+from sdcomp.codegen.weights import Panels, Vector
+from sdcomp.errors import PassError
+from sdcomp.ir.graph import Node
+from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
+
+_ACTIVATIONS = ("silu", "gelu", "quick_gelu", "sigmoid", "tanh")
+_ANCHORS = ("matmul", "conv2d")
+
+
+@dataclass
+class _Chain:
+    """An anchor and the epilogue from it to the root, in order of application."""
+
+    anchor: Node
+    gated: bool = False
+    steps: list[tuple[str, Node | None]] = field(default_factory=list)
+
+
+def match(root: Node, context: Context) -> Group | None:
+    """The largest chain of epilogue steps that ends in `root` and starts at a contraction."""
+    chain = _gated(root, context) or _chain(root, root, context)
+    if chain is None:
+        return None
+    values = [node for _, node in chain.steps if node is not None and node not in context.constants]
+    return Group(root, (chain.anchor.operands[0], *values), lambda lowering: _lower(root, chain, lowering))
+
+
+def _gated(root: Node, context: Context) -> _Chain | None:
+    """value gelu(gate), the two halves of one matmul's columns (Shazeer 2020, GEGLU)."""
+    if root.op != "mul" or root.operands[1].op != "gelu" or root.operands[0].op != "slice":
+        return None
+    value, gate = root.operands[0], root.operands[1].operands[0]
+    source = value.operands[0]
+    if gate.op != "slice" or gate.operands[0] is not source or len(context.users[source]) != 2:
+        return None
+    axis, half = len(source.shape) - 1, source.shape[-1] // 2
+    spans = [(n.integer("axis"), n.integer("start"), n.integer("stop")) for n in (value, gate)]
+    private = all(context.is_private(n) for n in (value, gate, root.operands[1]))
+    if spans != [(axis, 0, half), (axis, half, 2 * half)] or not private:
+        return None
+    chain = _chain(source, source, context)
+    if chain is None or chain.gated or any(kind != "bias" for kind, _ in chain.steps):
+        return None
+    chain.gated = True
+    return chain
+
+
+def _chain(node: Node, root: Node, context: Context) -> _Chain | None:
+    """The chain that computes `node`, an inner node of the group unless it is the root."""
+    if node is not root and not context.is_private(node):
+        return None
+    if node.op in _ANCHORS:
+        return _Chain(node)
+    if node.op in _ACTIVATIONS:
+        return _extend(_chain(node.operands[0], root, context), node.op, None)
+    if node.op == "reshape" and node.shape[-1:] == node.operands[0].shape[-1:]:
+        return _chain(node.operands[0], root, context)
+    if node.op == "add":
+        return _added(node, root, context)
+    return None
+
+
+def _extend(chain: _Chain | None, kind: str, operand: Node | None) -> _Chain | None:
+    if chain is not None:
+        chain.steps.append((kind, operand))
+    return chain
+
+
+def _added(node: Node, root: Node, context: Context) -> _Chain | None:
+    """The operand computed last carries the chain; the other is read by the epilogue."""
+    for inner, other in sorted((node.operands, node.operands[::-1]), key=lambda pair: -context.position[pair[0]]):
+        kind = _added_kind(node, inner, other, context)
+        chain = _chain(inner, root, context) if kind and inner not in context.constants else None
+        if chain is not None:
+            return _extend(chain, kind or "", other)
+    return None
+
+
+def _added_kind(node: Node, inner: Node, other: Node, context: Context) -> str | None:
+    """How the epilogue reads `other`, or None if it cannot."""
+    columns, shape = node.shape[-1], other.shape
+    if inner.shape != node.shape or shape[-1:] != (columns,):
+        return None
+    if other in context.constants:
+        return "bias" if prod(shape) == columns else None
+    if len(shape) >= 3 and prod(shape[1:]) == columns and shape[0] in (1, node.shape[0]):
+        return "tensor" if prod(node.shape[1:]) == columns else "batch_vector"
+    same_rows = shape[1:] == node.shape[1:] and shape[0] in (1, node.shape[0])
+    return "tensor" if len(shape) == len(node.shape) and same_rows else None
+
+
+def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
+    anchor = chain.anchor
+    x, weight = lowering.view(anchor.operands[0]), anchor.operands[1]
+    columns = anchor.shape[-1]
+    vectors = panel_vectors(lowering.target, columns, chain.gated)
+    width, dtype = vectors * lowering.target.lanes, lowering.matrix_dtype(weight)
+    operands: list[View | Buffer] = [x, lowering.weight(weight, Panels(width, dtype, chain.gated))]
+    steps, extra = _steps(chain, anchor, width, lowering)
+    out = lowering.result(root)
+    if not _rows_match(root, anchor):
+        raise PassError(f"{label(anchor)}: the fused output {root.type} has other rows than {anchor.type}")
+    kernel = Contraction(
+        **_geometry(anchor, x), columns=columns, out_stride=out.stride, weight_dtype=dtype.value, steps=steps,
+        gated=chain.gated, vectors=vectors, tile_rows=lowering.target.tile_rows(vectors), lanes=lowering.target.lanes,
+    ).tiled(lowering.target)
+    lowering.call(kernel, [*operands, out, *extra], 2, label(anchor))
+
+
+def _rows_match(root: Node, anchor: Node) -> bool:
+    return prod(root.shape[:-1]) == prod(anchor.shape[:-1])
+
+
+def _steps(chain: _Chain, anchor: Node, width: int, lowering: Lowering) -> tuple[tuple[Step, ...], list[View | Buffer]]:
+    steps: list[Step] = []
+    operands: list[View | Buffer] = []
+    for kind, node in chain.steps:
+        if node is None:
+            steps.append(Step(kind))
+        elif kind == "bias":
+            steps.append(Step("bias"))
+            operands.append(lowering.weight(node, Vector(width, chain.gated)))
+        else:
+            view = lowering.view(node)
+            single = view.shape[0] == 1 and anchor.shape[0] > 1
+            stride = 0 if kind == "batch_vector" and view.shape[0] == 1 else view.stride
+            steps.append(Step(kind, stride, shared=kind == "tensor" and single))
+            operands.append(view)
+    return tuple(steps), operands
+
+
+def _geometry(anchor: Node, x: View) -> dict[str, int | tuple[int, ...]]:
+    """The part of `Contraction` that says where rows and taps are."""
+    if anchor.op == "matmul":
+        batches = x.shape[0] if len(x.shape) > 2 else 1
+        inner = x.rows // batches
+        return {
+            "batches": batches, "outer": 1, "inner": inner, "batch_stride": inner * x.stride, "outer_stride": 0,
+            "inner_stride": x.stride, "taps": (0,), "depth": x.channels,
+        }  # fmt: skip
+    if any(anchor.integers("padding")):
+        raise PassError(f"{label(anchor)}: a convolution must read a padded input; run expose_padding first")
+    batches, height, width, channels = x.shape
+    kernel_height, kernel_width = anchor.operands[1].shape[2:]
+    stride = anchor.integer("stride")
+    row = width * x.stride
+    return {
+        "batches": batches, "outer": anchor.shape[1], "inner": anchor.shape[2], "batch_stride": height * row,
+        "outer_stride": stride * row, "inner_stride": stride * x.stride,
+        "taps": tuple(i * row + j * x.stride for i in range(kernel_height) for j in range(kernel_width)),
+        "depth": channels,
+    }  # fmt: skip

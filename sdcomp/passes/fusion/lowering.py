@@ -1,0 +1,168 @@
+"""What the patterns share: groups of nodes, and the state while groups become kernel calls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from sdcomp.codegen.kernels.base import Kernel
+from sdcomp.codegen.kernels.movement import StridedCopy
+from sdcomp.codegen.plan import Buffer, Call, Operand, Space, View, padded_stride
+from sdcomp.codegen.targets import Target
+from sdcomp.codegen.weights import Layout, PackedWeight, Rows
+from sdcomp.ir.graph import Graph, Node, topological_order
+from sdcomp.ir.types import DType, TensorType
+
+SMALL_MATRIX = 1 << 16
+"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32: rounding it would save next to nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A graph, and what patterns ask about it."""
+
+    graph: Graph
+    users: Mapping[Node, list[Node]]
+    constants: frozenset[Node]
+    position: Mapping[Node, int]
+
+    @staticmethod
+    def of(graph: Graph) -> "Context":
+        nodes = graph.nodes()
+        constants: set[Node] = set()
+        for node in nodes:
+            if node.op != "input" and constants.issuperset(node.operands):
+                constants.add(node)
+        return Context(graph, graph.users(), frozenset(constants), {node: at for at, node in enumerate(nodes)})
+
+    def is_private(self, node: Node) -> bool:
+        """Read once, and not an output: a kernel may swallow it."""
+        return len(self.users[node]) == 1 and all(node is not output for output in self.graph.outputs.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Nodes that become one kernel (or a few) which computes `root` from the values `inputs`."""
+
+    root: Node
+    inputs: tuple[Node, ...]
+    lower: Callable[["Lowering"], None]
+
+
+@dataclass
+class Lowering:
+    """Views of the nodes computed so far, and the calls that compute them."""
+
+    context: Context
+    target: Target
+    weights: str
+    """Policy for stored matrices: auto, f16 or f32."""
+    state: dict[str, Buffer]
+    """State values of the artifact by name: filled by one program, read by another."""
+    weight_buffers: dict[PackedWeight, Buffer]
+    views: dict[Node, View] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+
+    # Values
+
+    def view(self, node: Node) -> View:
+        """Where a node's value is; constants are payload, in f32."""
+        if node in self.context.constants:
+            buffer = self.weight(node, Rows(DType.F32))
+            return View(buffer, TensorType(node.shape), node.shape[-1] if node.shape else 1)
+        return self.views[node]
+
+    def result(self, node: Node) -> View:
+        """A fresh place for a node's value: the caller's memory for an output, state for a carried one, otherwise the arena."""
+        space, name = self._space(node)
+        channels = node.shape[-1] if node.shape else 1
+        stride = channels if space is Space.OUTPUT else padded_stride(channels, node.dtype)
+        rows = node.type.elements // channels
+        view = View(self._buffer(space, name, rows * stride * node.dtype.bytes), node.type, stride)
+        self.views[node] = view
+        return view
+
+    def _space(self, node: Node) -> tuple[Space, str]:
+        names = [name for name, output in self.context.graph.outputs.items() if output is node]
+        if not names:
+            return Space.ARENA, ""
+        return (Space.STATE if is_carried(names[0]) else Space.OUTPUT), names[0]
+
+    def _buffer(self, space: Space, name: str, size: int) -> Buffer:
+        if space is Space.STATE:
+            return self.state_buffer(name, size)
+        return Buffer(space, size, name)
+
+    def state_buffer(self, name: str, size: int) -> Buffer:
+        """The buffer of a carried value: one for the program that fills it and all that read it."""
+        key = f"{state_group(self.context.graph.name)}/{name}"
+        return self.state.setdefault(key, Buffer(Space.STATE, size, key))
+
+    def temporary(self, size: int) -> Buffer:
+        """Arena memory for a kernel's own use."""
+        return Buffer(Space.ARENA, size)
+
+    # Weights
+
+    def weight(self, node: Node, layout: Layout) -> Buffer:
+        packed = PackedWeight(node, layout)
+        return self.weight_buffers.setdefault(packed, Buffer(Space.WEIGHTS, packed.bytes, weight=packed))
+
+    def matrix_dtype(self, node: Node) -> DType:
+        """The type in which a matrix is stored: `auto` keeps f16 and rounds larger f32 ones."""
+        if self.weights == "f32":
+            return DType.F32
+        stored_half = any(n.dtype is DType.F16 for n in topological_order([node]) if n.op == "weight" and n.text("file") == "model")
+        small = node.type.elements <= SMALL_MATRIX and not stored_half
+        return DType.F32 if self.weights == "auto" and small else DType.F16
+
+    # Calls
+
+    def call(self, kernel: Kernel, operands: list[View | Buffer], written: int, label: str) -> None:
+        self.calls.append(Call(kernel, tuple(_operand(o) for o in operands), written, label))
+
+    def copy(self, source: View, out: View, label: str) -> None:
+        """Element by element, for views of one shape."""
+        kernel = StridedCopy(source.shape, source.strides, out.strides)
+        self.call(kernel, [source, out], 1, label)
+
+    def compact(self, view: View, label: str) -> View:
+        """The same value with no gaps between rows."""
+        if view.stride == view.channels:
+            return view
+        dense = View(self.temporary(view.type.bytes), view.type, view.channels)
+        self.copy(view, dense, label)
+        return dense
+
+    def alias(self, node: Node, view: View) -> None:
+        """`node` is `view`, unless it must be somewhere else: an output is copied to its place."""
+        if self._space(node)[0] is Space.ARENA:
+            self.views[node] = replace(view, type=replace(view.type, shape=node.shape))
+            return
+        self.copy(view, self.result(node), "output")
+
+
+def is_carried(name: str) -> bool:
+    """Whether an input or output is state that one program leaves for another."""
+    return name.startswith("carry.")
+
+
+def state_group(program: str) -> str:
+    """Programs cut from one network share state: `unet.step@512x512x2` and `unet@512x512x2` are `unet@512x512x2`."""
+    network, _, size = program.partition("@")
+    return f"{network.partition('.')[0]}@{size}"
+
+
+def label(node: Node) -> str:
+    """The module that a node belongs to: the name of the weight nearest to it."""
+    frontier = [node]
+    for _ in range(8):
+        names = [n.text("name") for n in frontier if n.op == "weight" and n.text("file") == "model"]
+        if names:
+            return names[0].removesuffix(".weight").removesuffix(".bias")
+        frontier = [operand for n in frontier for operand in reversed(n.operands)]
+    return node.op
+
+
+def _operand(place: View | Buffer) -> Operand:
+    if isinstance(place, Buffer):
+        return Operand(place)
+    return Operand(place.buffer, place.offset * place.type.dtype.bytes)

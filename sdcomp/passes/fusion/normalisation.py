@@ -1,0 +1,60 @@
+"""Group normalisation with the activation and padding that follow it; layer normalisation and softmax alone."""
+
+from math import prod
+
+from sdcomp.codegen.kernels.group_norm import GroupNormApply, GroupNormCombine, GroupNormStatistics
+from sdcomp.codegen.kernels.rows import LayerNorm, Softmax
+from sdcomp.codegen.weights import Rows
+from sdcomp.ir.graph import Node
+from sdcomp.ir.types import DType
+from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
+
+_NO_PADDING = (0, 0, 0, 0)
+
+
+def match(root: Node, context: Context) -> Group | None:
+    if root.op in ("layer_norm", "softmax"):
+        lower = _lower_layer_norm if root.op == "layer_norm" else _lower_softmax
+        return Group(root, root.operands[:1], lambda lowering: lower(root, lowering))
+    node, padding, activation = root, _NO_PADDING, None
+    if node.op == "pad" and context.is_private(node.operands[0]):
+        top, left, bottom, right = node.integers("padding")
+        node, padding = node.operands[0], (top, left, bottom, right)
+    if node.op in ("silu", "gelu", "quick_gelu") and context.is_private(node.operands[0]):
+        node, activation = node.operands[0], node.op
+    if node.op != "group_norm":
+        return None
+    norm = node
+    return Group(root, norm.operands[:1], lambda lowering: _lower_group_norm(root, norm, padding, activation, lowering))
+
+
+def _lower_group_norm(
+    root: Node, norm: Node, padding: tuple[int, int, int, int], activation: str | None, lowering: Lowering
+) -> None:
+    x = lowering.view(norm.operands[0])
+    gamma, beta = (lowering.weight(parameter, Rows(DType.F32)) for parameter in norm.operands[1:])
+    batches, channels = x.shape[0], x.channels
+    height, width = x.shape[1:3] if len(x.shape) == 4 else (1, prod(x.shape[1:-1]))
+    statistics = GroupNormStatistics(batches, height * width, channels, x.stride)
+    combine = GroupNormCombine(statistics, norm.integer("groups"), norm.number("eps"))
+    partials = lowering.temporary(4 * statistics.partial_floats)
+    factors = lowering.temporary(4 * 2 * batches * channels)
+    name = label(norm)
+    lowering.call(statistics, [x, partials], 1, name)
+    lowering.call(combine, [partials, gamma, beta, factors], 3, name)
+    out = lowering.result(root)
+    apply = GroupNormApply(batches, height, width, channels, x.stride, out.stride, padding, activation)
+    lowering.call(apply, [x, factors, out], 2, name)
+
+
+def _lower_layer_norm(root: Node, lowering: Lowering) -> None:
+    x = lowering.view(root.operands[0])
+    gamma, beta = (lowering.weight(parameter, Rows(DType.F32)) for parameter in root.operands[1:])
+    out = lowering.result(root)
+    kernel = LayerNorm(x.rows, x.channels, x.stride, out.stride, root.number("eps"))
+    lowering.call(kernel, [x, gamma, beta, out], 3, label(root))
+
+
+def _lower_softmax(root: Node, lowering: Lowering) -> None:
+    x, out = lowering.view(root.operands[0]), lowering.result(root)
+    lowering.call(Softmax(x.rows, x.channels, x.stride, out.stride), [x, out], 1, "softmax")
