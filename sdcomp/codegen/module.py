@@ -17,7 +17,7 @@ def name_kernels(programs: Iterable[Program]) -> dict[Kernel, str]:
     symbols: dict[Kernel, str] = {}
     for program in programs:
         for call in program.calls:
-            symbols.setdefault(call.kernel, f"sdcomp_kernel_{len(symbols)}_{call.kernel.kind}")
+            symbols.setdefault(call.kernel, f"kernel_{len(symbols)}_{call.kernel.kind}")
     return symbols
 
 

@@ -50,7 +50,7 @@ _TABLE = (
        "a program input that changes at `rate`: prompt, step or eval", ()),
     Op("weight", (0, 0), {"name": TEXT, "file": TEXT, **_SOURCE}, shapes.source, None,
        "the tensor `name` of `file`: `model` for the checkpoint, otherwise an adapter", ()),
-    Op("constant", (0, 0), {"values": NUMBERS, **_SOURCE}, shapes.source, references.constant,
+    Op("constant", (0, 0), {"values": NUMBERS, **_SOURCE}, shapes.constant, references.constant,
        "a few numbers known at compile time; one value fills the shape", ()),
     # Contractions
     Op("matmul", (2, 2), {}, shapes.matmul, references.matmul,
@@ -101,7 +101,7 @@ POINTWISE = UNARY + BINARY
 SOURCES = ("input", "weight", "constant")
 
 
-def build(op: str, *operands: Node, **attributes: Attribute) -> Node:
+def build(op: str, /, *operands: Node, **attributes: Attribute) -> Node:
     """A node of the table's `op`, its type inferred.
 
     Raises VerifyError where the op is unknown or an operand or attribute does not fit, naming what was expected.

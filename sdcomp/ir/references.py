@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sdcomp.errors import ExecutionError
 from sdcomp.ir.graph import Attributes
 from sdcomp.ir.types import Array, DType
 
@@ -87,7 +88,7 @@ def layer_norm(operands: Operands, attributes: Attributes) -> Array:
 
 
 def softmax(operands: Operands, attributes: Attributes) -> Array:
-    (x,) = operands
+    (x,) = _wide(*operands)
     powers = np.exp(x - x.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
@@ -107,24 +108,26 @@ def _sigmoid(x: Array) -> Array:
 
 
 def sigmoid(operands: Operands, attributes: Attributes) -> Array:
-    return _sigmoid(operands[0])
+    return _sigmoid(*_wide(*operands))
 
 
 def silu(operands: Operands, attributes: Attributes) -> Array:
-    return operands[0] * _sigmoid(operands[0])
+    (x,) = _wide(*operands)
+    return np.asarray(x * _sigmoid(x))
 
 
 def quick_gelu(operands: Operands, attributes: Attributes) -> Array:
-    return operands[0] * _sigmoid(1.702 * operands[0])
+    (x,) = _wide(*operands)
+    return np.asarray(x * _sigmoid(1.702 * x))
 
 
 def gelu(operands: Operands, attributes: Attributes) -> Array:
-    x = operands[0]
+    (x,) = _wide(*operands)
     return np.asarray((0.5 * x * (1 + _erf(x / np.sqrt(2.0)))).astype(x.dtype))
 
 
 def tanh(operands: Operands, attributes: Attributes) -> Array:
-    return np.asarray(np.tanh(operands[0]))
+    return np.asarray(np.tanh(*_wide(*operands)))
 
 
 def reshape(operands: Operands, attributes: Attributes) -> Array:
@@ -132,17 +135,17 @@ def reshape(operands: Operands, attributes: Attributes) -> Array:
 
 
 def transpose(operands: Operands, attributes: Attributes) -> Array:
-    return operands[0].transpose(_integers(attributes, "permutation"))
+    return np.asarray(operands[0].transpose(_integers(attributes, "permutation")))
 
 
 def concat(operands: Operands, attributes: Attributes) -> Array:
-    return np.concatenate(operands, _integer(attributes, "axis"))
+    return np.asarray(np.concatenate(operands, _integer(attributes, "axis")))
 
 
 def slice_(operands: Operands, attributes: Attributes) -> Array:
     where: list[Any] = [slice(None)] * operands[0].ndim
     where[_integer(attributes, "axis")] = slice(_integer(attributes, "start"), _integer(attributes, "stop"))
-    return operands[0][tuple(where)]
+    return np.asarray(operands[0][tuple(where)])
 
 
 def broadcast_to(operands: Operands, attributes: Attributes) -> Array:
@@ -161,6 +164,9 @@ def pad(operands: Operands, attributes: Attributes) -> Array:
 
 def gather(operands: Operands, attributes: Attributes) -> Array:
     table, indices = operands
+    least, most = indices.min(), indices.max()
+    if least < 0 or most >= len(table):
+        raise ExecutionError(f"gather: indices are {least} to {most}, but the table has {len(table)} rows")
     return _wide(table)[0][indices]
 
 

@@ -11,7 +11,8 @@ Types = tuple[TensorType, ...]
 
 
 def _fail(op: str, reason: str, *types: TensorType) -> NoReturn:
-    raise VerifyError(f"{op}: {reason}; operands are {', '.join(map(str, types))}")
+    operands = f"; operands are {', '.join(map(str, types))}" if types else ""
+    raise VerifyError(f"{op}: {reason}{operands}")
 
 
 def _integers(attributes: Attributes, name: str) -> Shape:
@@ -26,8 +27,46 @@ def _integer(attributes: Attributes, name: str) -> int:
     return value
 
 
+def _positive(op: str, types: Types, attributes: Attributes, name: str) -> int:
+    value = _integer(attributes, name)
+    if value < 1:
+        _fail(op, f"{name} must be at least 1, not {value}", *types)
+    return value
+
+
+def _shape(op: str, types: Types, attributes: Attributes) -> Shape:
+    shape = _integers(attributes, "shape")
+    if any(extent < 1 for extent in shape):
+        _fail(op, f"every extent of {list(shape)} must be at least 1", *types)
+    return shape
+
+
+def _dtype(op: str, types: Types, attributes: Attributes) -> DType:
+    known = [dtype.value for dtype in DType]
+    if attributes["dtype"] not in known:
+        _fail(op, f"no such dtype {attributes['dtype']!r}; known are {', '.join(known)}", *types)
+    return DType(attributes["dtype"])
+
+
+def _padding(op: str, types: Types, attributes: Attributes) -> tuple[int, int, int, int]:
+    padding = _integers(attributes, "padding")
+    if len(padding) != 4 or min(padding) < 0:
+        _fail(op, f"padding is (top, left, bottom, right), none negative, not {padding}", *types)
+    top, left, bottom, right = padding
+    return top, left, bottom, right
+
+
 def source(types: Types, attributes: Attributes) -> TensorType:
-    return TensorType(_integers(attributes, "shape"), DType(attributes["dtype"]))
+    return TensorType(_shape("source", types, attributes), _dtype("source", types, attributes))
+
+
+def constant(types: Types, attributes: Attributes) -> TensorType:
+    result = source(types, attributes)
+    values = attributes["values"]
+    assert isinstance(values, tuple)
+    if len(values) not in (1, result.elements):
+        _fail("constant", f"{result} takes one value or {result.elements}, not {len(values)}", *types)
+    return result
 
 
 def same(types: Types, attributes: Attributes) -> TensorType:
@@ -35,8 +74,8 @@ def same(types: Types, attributes: Attributes) -> TensorType:
     for parameter in parameters:
         if parameter.shape != x.shape[-1:]:
             _fail("normalisation", f"gamma and beta must be [{x.shape[-1]}]", *types)
-    groups = attributes.get("groups", 1)
-    if x.shape and x.shape[-1] % int(groups):  # type: ignore[arg-type]
+    groups = _positive("group_norm", types, {"groups": 1, **attributes}, "groups")
+    if x.shape and x.shape[-1] % groups:
         _fail("group_norm", f"{x.shape[-1]} channels do not divide into {groups} groups", *types)
     return TensorType(x.shape)
 
@@ -62,8 +101,8 @@ def conv2d(types: Types, attributes: Attributes) -> TensorType:
     x, w = types
     if len(x.shape) != 4 or len(w.shape) != 4 or x.shape[3] != w.shape[1]:
         _fail("conv2d", "x[N,H,W,I] needs w[O,I,kh,kw]", x, w)
-    stride = _integer(attributes, "stride")
-    top, left, bottom, right = _integers(attributes, "padding")
+    stride = _positive("conv2d", types, attributes, "stride")
+    top, left, bottom, right = _padding("conv2d", types, attributes)
     height = (x.shape[1] + top + bottom - w.shape[2]) // stride + 1
     width = (x.shape[2] + left + right - w.shape[3]) // stride + 1
     if height < 1 or width < 1:
@@ -77,7 +116,7 @@ def attention(types: Types, attributes: Attributes) -> TensorType:
         _fail("attention", "q[B,T,C] needs k[B,S,C] and v[B,S,C]", *types)
     if q.shape[0] != k.shape[0] and 1 not in (q.shape[0], k.shape[0]):
         _fail("attention", "batches differ and neither is 1", *types)
-    if q.shape[2] % _integer(attributes, "heads"):
+    if q.shape[2] % _positive("attention", types, attributes, "heads"):
         _fail("attention", f"channels do not divide into {attributes['heads']} heads", *types)
     return TensorType((max(q.shape[0], k.shape[0]), *q.shape[1:]))
 
@@ -90,7 +129,7 @@ def kron(types: Types, attributes: Attributes) -> TensorType:
 
 
 def reshape(types: Types, attributes: Attributes) -> TensorType:
-    shape = _integers(attributes, "shape")
+    shape = _shape("reshape", types, attributes)
     if prod(shape) != types[0].elements:
         _fail("reshape", f"{list(shape)} has another number of elements", *types)
     return TensorType(shape, types[0].dtype)
@@ -123,7 +162,7 @@ def slice_(types: Types, attributes: Attributes) -> TensorType:
 
 
 def broadcast_to(types: Types, attributes: Attributes) -> TensorType:
-    shape = _integers(attributes, "shape")
+    shape = _shape("broadcast_to", types, attributes)
     if broadcast((types[0], TensorType(shape)), {}).shape != shape:
         _fail("broadcast_to", f"cannot become {list(shape)}", *types)
     return TensorType(shape, types[0].dtype)
@@ -133,14 +172,14 @@ def upsample_nearest(types: Types, attributes: Attributes) -> TensorType:
     if len(types[0].shape) != 4:
         _fail("upsample_nearest", "needs x[N,H,W,C]", *types)
     batch, height, width, channels = types[0].shape
-    scale = _integer(attributes, "scale")
+    scale = _positive("upsample_nearest", types, attributes, "scale")
     return TensorType((batch, height * scale, width * scale, channels))
 
 
 def pad(types: Types, attributes: Attributes) -> TensorType:
     if len(types[0].shape) != 4:
         _fail("pad", "needs x[N,H,W,C]", *types)
-    top, left, bottom, right = _integers(attributes, "padding")
+    top, left, bottom, right = _padding("pad", types, attributes)
     batch, height, width, channels = types[0].shape
     return TensorType((batch, top + height + bottom, left + width + right, channels))
 
@@ -153,11 +192,11 @@ def gather(types: Types, attributes: Attributes) -> TensorType:
 
 
 def cast(types: Types, attributes: Attributes) -> TensorType:
-    return TensorType(types[0].shape, DType(attributes["dtype"]))
+    return TensorType(types[0].shape, _dtype("cast", types, attributes))
 
 
 def timestep_embedding(types: Types, attributes: Attributes) -> TensorType:
     channels = _integer(attributes, "channels")
-    if len(types[0].shape) != 1 or channels % 2:
+    if len(types[0].shape) != 1 or channels < 2 or channels % 2:
         _fail("timestep_embedding", f"needs t[B] and an even number of channels, not {channels}", *types)
     return TensorType((types[0].shape[0], channels))

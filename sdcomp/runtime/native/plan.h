@@ -72,6 +72,7 @@ typedef struct sdcomp_plan {
   uint64_t weights_hash; /* of the payload: ties the weights to this code */
 } sdcomp_plan;
 
-extern const sdcomp_plan sdcomp_model_plan; /* defined by the compiler's output, one per artifact */
+/* Defined by the compiler's output, one per artifact. Hidden, so that an artifact never binds to the plan of another one. */
+extern const sdcomp_plan sdcomp_model_plan __attribute__((visibility("hidden")));
 
 #endif

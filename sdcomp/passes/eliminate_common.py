@@ -1,0 +1,32 @@
+"""Makes nodes that compute the same thing the same node, over all graphs of a module.
+
+Canonical form afterwards: no two nodes of a module have the same operation, operands and attributes. So a
+weight that several sizes of one network read is one node, and rules may compare operands by identity.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sdcomp.ir.graph import Module, Node
+from sdcomp.passes.base import Pass, rewrite_module
+
+
+@dataclass(frozen=True)
+class EliminateCommon(Pass):
+    """Common subexpression elimination by structure."""
+
+    name: ClassVar[str] = "eliminate_common"
+
+    def apply(self, module: Module) -> Module:
+        first: dict[tuple[object, ...], Node] = {}
+
+        def canonical(node: Node) -> Node:
+            return first.setdefault(_structure(node), node)
+
+        return rewrite_module(module, canonical)
+
+
+def _structure(node: Node) -> tuple[object, ...]:
+    """A key that nodes share only if they compute the same; attributes by text: 0.0 is not -0.0."""
+    attributes = tuple((name, repr(node.attributes[name])) for name in sorted(node.attributes))
+    return (node.op, node.operands, attributes)

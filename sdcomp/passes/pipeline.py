@@ -1,0 +1,73 @@
+"""The pipeline: every pass that rewrites the graph, in order, here and nowhere else.
+
+After it come the passes that turn the graph into a plan (`fuse_kernels`, `split_parallel`, `plan_memory`).
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from sdcomp.ir.graph import Module
+from sdcomp.passes.apply_adapters import AdapterPlan, ApplyAdapters
+from sdcomp.passes.base import Pass
+from sdcomp.passes.eliminate_common import EliminateCommon
+from sdcomp.passes.eliminate_dead import EliminateDead
+from sdcomp.passes.expose_padding import ExposePadding
+from sdcomp.passes.fold_constants import FoldConstants
+from sdcomp.passes.fold_kronecker import FoldKronecker
+from sdcomp.passes.share_cfg_prefix import ShareCfgPrefix
+from sdcomp.passes.split_rates import SplitRates
+
+Observer = Callable[[str, Module], None]
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What a build may choose."""
+
+    adapters: AdapterPlan = field(default_factory=AdapterPlan)
+
+
+def pipeline(options: PipelineOptions) -> list[Pass]:
+    """The passes of a build, in order."""
+    return [
+        ApplyAdapters(options.adapters),  # W becomes W + delta, as an expression
+        FoldKronecker(),  # the cheapest form of every delta
+        SplitRates(),  # one program per prompt, per step, per evaluation
+        ShareCfgPrefix(),  # both guidance rows at once, until they differ
+        # Folding nearest-neighbour upsampling into the convolution behind it enters here.
+        EliminateCommon(),  # one node per value, over all programs and sizes
+        EliminateDead(),  # carried values that nobody reads
+        FoldConstants(),  # constants evaluated, nodes that do nothing dropped
+        # Choosing an algorithm per convolution and rewriting to Winograd's enters here: it wants padding
+        # still on the node.
+        ExposePadding(),  # what is left of convolution reads maps that have their border
+    ]
+
+
+def run_pipeline(passes: Iterable[Pass], module: Module, observe: Observer | None = None) -> Module:
+    """`module` after all passes; `observe` is called with the name of each and the module it made.
+
+    With SDCOMP_VERIFY=1 the module is verified before the first pass and after each: VerifyError then names
+    the pass.
+    """
+    check = os.environ.get("SDCOMP_VERIFY") == "1"
+    if check:
+        _verify(module, "before the first pass")
+    for step in passes:
+        module = step.apply(module)
+        if check:
+            _verify(module, f"after {step.name}")
+        if observe is not None:
+            observe(step.name, module)
+    return module
+
+
+def _verify(module: Module, when: str) -> None:
+    from sdcomp.errors import VerifyError
+    from sdcomp.ir.verify import verify
+
+    try:
+        verify(module)
+    except VerifyError as error:
+        raise VerifyError(f"{when}: {error}") from error
