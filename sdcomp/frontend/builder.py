@@ -45,10 +45,10 @@ class Weights:
         Raises FamilyError where the tensor has neither shape.
         """
         weight = self(name)
-        if weight.shape == (outputs, inputs):
-            return weight
-        if weight.shape != (outputs, inputs, 1, 1):
+        if weight.dtype == DType.I32 or weight.shape not in ((outputs, inputs), (outputs, inputs, 1, 1)):
             raise _unexpected(name, (outputs, inputs), weight)
+        if len(weight.shape) == 2:
+            return weight
         if name not in self._matrices:
             self._matrices[name] = build("reshape", weight, shape=(outputs, inputs))
         return self._matrices[name]

@@ -1,7 +1,8 @@
 """The family of a checkpoint, and every hyper-parameter of its networks, counted from names and shapes.
 
 What tensors cannot tell comes from an option, else from the file's metadata, else from the rule of the
-family, and is reported in `ModelConfig.notes`. This version knows Stable Diffusion 1.x, of any width and depth.
+family, and is reported in `ModelConfig.notes`. This version knows Stable Diffusion 1.x, of any width and
+depth.
 """
 
 import math
@@ -357,7 +358,7 @@ def _check_fit(path: Path, config: ModelConfig) -> None:
             heads = f"{unet.heads} heads" if unet.heads else f"heads of {unet.head_channels} channels"
             raise FamilyError(f"{path}: {heads} do not divide the UNet's {width} channels; give other heads")
     if text.width % text.heads:
-        raise FamilyError(f"{path}: {text.heads} heads do not divide its text encoder's {text.width} channels")
+        raise FamilyError(f"{path}: {text.heads} heads do not divide the text encoder's width {text.width}")
 
 
 def _check_tensors(checkpoint: Checkpoint, config: ModelConfig) -> None:

@@ -27,6 +27,8 @@ MAX_HEADER_BYTES = 16 << 20
 
 MAX_RANK = 8
 
+MAX_NAME_LENGTH = 1024
+
 MAX_ELEMENTS = 1 << 48
 """Bounds the sides of empty tensors too, which no offsets bound; numpy cannot address more anyway."""
 
@@ -195,6 +197,8 @@ def _entries(path: Path, header: Mapping[str, Any], payload: int, size: int) -> 
 
 def _entry(path: Path, name: str, fields: Any, payload: int, size: int) -> TensorEntry:
     where = f"{path}: tensor {quoted(name)}"
+    if len(name) > MAX_NAME_LENGTH:
+        raise LoadError(f"{where}: its name has {len(name)} characters, at most {MAX_NAME_LENGTH} are read")
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise LoadError(f"{where}: its header entry must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]

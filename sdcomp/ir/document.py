@@ -32,8 +32,8 @@ def document() -> str:
         "# The IR",
         "`python -m sdcomp.ir.document` writes this page from the op table (`sdcomp/ir/ops.py`).",
         (graph.__doc__ or "").strip(),
-        f"Element types are {', '.join(dtype.value for dtype in DType)}. Activations are f32, tokens i32; weights\n"
-        "keep the type that they are stored with.",
+        f"Element types are {', '.join(dtype.value for dtype in DType)}.\n"
+        "Activations are f32, tokens i32; weights keep the type that they are stored with.",
         "## Operations",
         _table(("operation", "attributes", "meaning"), map(_operation, OPS.values())),
         "Pointwise operations broadcast as numpy does. `...` stands for more operands of the same kind.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sdcomp.ir.graph import Module, Node
+from sdcomp.ir.rewrite import rebuild
 from sdcomp.passes.base import Pass, rewrite_module
 
 
@@ -18,12 +19,23 @@ class EliminateCommon(Pass):
     name: ClassVar[str] = "eliminate_common"
 
     def apply(self, module: Module) -> Module:
-        first: dict[tuple[object, ...], Node] = {}
+        return rewrite_module(module, Interner().intern)
 
-        def canonical(node: Node) -> Node:
-            return first.setdefault(_structure(node), node)
 
-        return rewrite_module(module, canonical)
+class Interner:
+    """Answers nodes of equal structure with the first of them."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[object, ...], Node] = {}
+        self._known: dict[Node, Node] = {}
+
+    def intern(self, node: Node) -> Node:
+        """The one node of this structure; operands that are not interned yet are interned too."""
+        if node not in self._known:
+            interned = rebuild(node, tuple(self.intern(operand) for operand in node.operands))
+            first = self._first.setdefault(_structure(interned), interned)
+            self._known[node] = self._known[first] = first
+        return self._known[node]
 
 
 def _structure(node: Node) -> tuple[object, ...]:

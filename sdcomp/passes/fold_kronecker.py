@@ -1,10 +1,10 @@
 """Kronecker algebra on weight expressions: the fewest operations of full size for the same weight.
 
-Canonical form assumed: common subexpressions are one node (the pass starts with `eliminate_common`), so a
-shared factor is the same node. Canonical form afterwards: a `kron` has 2-D operands where its first had, its
-scale sits in its smaller factor, and krons of one weight that share a factor are one. When the model is built
-each expression is evaluated tensor by tensor; what this pass saves are passes over matrices as large as the
-weight itself.
+Canonical form assumed: none. While the pass runs, equal expressions are one node, as after
+`eliminate_common`, so that rules know a shared factor by identity. Canonical form afterwards: that; a `kron`
+whose first operand is a matrix has matrices for operands; its scale sits in its smaller factor; neighbours in
+a sum share no factor. When the model is built each expression is evaluated tensor by tensor; what this pass
+saves are passes over matrices as large as the weight itself.
 
 s is a constant of one element; A, B, C are any weight expressions. Identities: Van Loan 2000, "The ubiquitous
 Kronecker product".
@@ -17,7 +17,7 @@ from typing import ClassVar
 from sdcomp.ir.graph import Module, Node
 from sdcomp.ir.ops import build
 from sdcomp.passes.base import Pass, rewrite_module
-from sdcomp.passes.eliminate_common import EliminateCommon
+from sdcomp.passes.eliminate_common import Interner
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,21 @@ class FoldKronecker(Pass):
     name: ClassVar[str] = "fold_kronecker"
 
     def apply(self, module: Module) -> Module:
+        interner = Interner()
         dynamic: set[Node] = set()
 
-        def fold_weights(node: Node) -> Node | None:
+        def fold_weights(node: Node) -> Node:
             if node.op != "input" and dynamic.isdisjoint(node.operands):
-                return fold(node)
-            dynamic.add(node)
-            return None
+                return interner.intern(fold(node))
+            kept = interner.intern(node)
+            dynamic.add(kept)
+            return kept
 
-        return EliminateCommon().apply(rewrite_module(EliminateCommon().apply(module), fold_weights))
+        return rewrite_module(module, fold_weights)
 
 
 def fold(node: Node) -> Node:
-    """`node`, whose operands are folded, in canonical form."""
+    """`node`, whose operands are folded and interned, in canonical form."""
     for rule in _RULES.get(node.op, ()):
         folded = rule(node)
         if folded is not None:

@@ -1,4 +1,4 @@
-"""Every damaged or foreign checkpoint is refused in one line that names the file and, where there is one, the tensor."""
+"""Damaged or foreign checkpoints are refused in one line naming the file and, if there is one, the tensor."""
 
 import json
 import os
@@ -59,7 +59,10 @@ HEADERS: dict[str, tuple[bytes, str]] = {
         "its shape",
     ),
     "a wrapping size": (json.dumps({"x": entry(shape=[1 << 32, 1 << 16])}).encode(), "needs"),
-    "too few bytes": (json.dumps({"x": entry(shape=[3])}).encode(), "needs 12 bytes, its data_offsets span 8"),
+    "too few bytes": (
+        json.dumps({"x": entry(shape=[3])}).encode(),
+        "needs 12 bytes, its data_offsets span 8",
+    ),
     "offsets out of range": (json.dumps({"x": entry(shape=[3], data_offsets=[0, 12])}).encode(), "truncated"),
     "offsets reversed": (json.dumps({"x": entry(data_offsets=[8, 0])}).encode(), "in order"),
     "a negative offset": (json.dumps({"x": entry(data_offsets=[-8, 0])}).encode(), "data_offsets"),
@@ -69,7 +72,11 @@ HEADERS: dict[str, tuple[bytes, str]] = {
         "'y' overlaps tensor 'x'",
     ),
     "a gap": (json.dumps({"x": entry(shape=[1], data_offsets=[4, 8])}).encode(), "4 unused bytes before"),
-    "trailing bytes": (json.dumps({"x": entry(shape=[1], data_offsets=[0, 4])}).encode(), "4 unused bytes behind"),
+    "trailing bytes": (
+        json.dumps({"x": entry(shape=[1], data_offsets=[0, 4])}).encode(),
+        "4 unused bytes behind",
+    ),
+    "a name without end": (json.dumps({"a." * 1000: entry()}).encode(), "2000 characters"),
     "a hostile name": (json.dumps({"\n\ud800\x1b[2J" * 99: 1}).encode(), "exactly dtype"),
 }
 
@@ -208,11 +215,16 @@ def test_f64_weights_too_large_for_f32_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     message = refusal(damaged(tmp_path, lambda tensors: tensors.pop(QUERY)))
-    assert f"1 of 626 tensors do not fit a Stable Diffusion 1.x model: {QUERY} (expected [32, 32], missing)" in message
+    assert (
+        f"1 of 626 tensors do not fit a Stable Diffusion 1.x model: {QUERY} (expected [32, 32], missing)"
+        in message
+    )
 
 
 def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
-    message = refusal(damaged(tmp_path, lambda tensors: tensors.update({QUERY: np.zeros((32, 16), np.float16)})))
+    message = refusal(
+        damaged(tmp_path, lambda tensors: tensors.update({QUERY: np.zeros((32, 16), np.float16)}))
+    )
     assert f"{QUERY} (expected [32, 32], found [32, 16])" in message
 
 
@@ -247,7 +259,8 @@ def test_a_missing_module_is_refused(tmp_path: Path, module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "label"), [(UNET, "unet"), ("first_stage_model.", "vae"), ("cond_stage_model.", "text encoder")]
+    ("prefix", "label"),
+    [(UNET, "unet"), ("first_stage_model.", "vae"), ("cond_stage_model.", "text encoder")],
 )
 def test_a_missing_network_is_named(tmp_path: Path, prefix: str, label: str) -> None:
     def drop(tensors: Tensors) -> None:

@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_bf16_and_f64_become_f32_as_in_torch(tmp_path: Path, dtype: torch.dtype)
 
 
 def test_scalars_empty_tensors_and_metadata(tmp_path: Path) -> None:
-    tensors = {"scalar": np.array(4.5, np.float32), "empty": np.zeros((0, 3), np.float16)}
+    tensors: dict[str, Any] = {"scalar": np.array(4.5, np.float32), "empty": np.zeros((0, 3), np.float16)}
     save_file(tensors, tmp_path / "a.safetensors", metadata={"title": "é"})
     with SafetensorsFile(tmp_path / "a.safetensors") as file:
         assert file.metadata == {"title": "é"}

@@ -27,7 +27,7 @@ def weight(name: str, shape: Shape, file: str = "model", dtype: str = "f32") -> 
 
 
 def number(*values: float, shape: Shape = ()) -> Node:
-    return build("constant", values=values, shape=shape, dtype="f32")
+    return build("constant", values=tuple(map(float, values)), shape=shape, dtype="f32")
 
 
 def rows(node: Node, batch: int = 2) -> Node:
@@ -41,12 +41,12 @@ def module(*graphs: Graph, **outputs: Node) -> Module:
 
 
 def random_array(node: Node) -> Array:
-    """Values that depend on nothing but the name and shape of an input or weight; f64, so that results may be compared tightly."""
+    """Values of an input or weight, decided by its name and shape: of its type, but in f64, to compare tightly."""
     seed = zlib.crc32(f"{node.text('name')} {node.shape}".encode())
     generator = np.random.default_rng(seed)
     if node.dtype is DType.I32:
         return generator.integers(0, 2, node.shape).astype(np.int32)
-    return generator.standard_normal(node.shape)
+    return generator.standard_normal(node.shape).astype(node.dtype.numpy).astype(np.float64)
 
 
 def values(made: Module) -> dict[str, Array]:

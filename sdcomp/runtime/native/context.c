@@ -100,9 +100,7 @@ sdcomp_status sdcomp_context_trim(sdcomp_context *context) {
 
 void sdcomp_cancel(sdcomp_context *context) { atomic_store(&context->cancelled, true); }
 
-/* ---- Runs
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Runs ---------------------------------------------------------------------------------------------- */
 
 static sdcomp_status check_pointers(const sdcomp_plan_program *program, const char *kind,
                                     const sdcomp_plan_tensor *tensors, const void *const *pointers,

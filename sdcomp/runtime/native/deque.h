@@ -1,5 +1,5 @@
-/* deque.h: a bounded work-stealing deque of ranges (Chase and Lev 2005; in C11 after Lê, Pop, Cohen and Zappa
- * Nardelli 2013).
+/* deque.h: a bounded work-stealing deque of ranges (Chase and Lev 2005; in C11 after Lê,
+ * Pop, Cohen and Zappa Nardelli 2013).
  *
  * The owner pushes and takes at the bottom, thieves steal at the top. Two departures from the paper's
  * listing:

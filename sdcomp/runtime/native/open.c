@@ -124,7 +124,7 @@ uint32_t sdcomp_abi_version(void) { return SDCOMP_ABI_VERSION; }
 sdcomp_status sdcomp_open(const sdcomp_open_options *options, sdcomp_model **result, char *text,
                           size_t text_bytes) {
   message error = {text, text_bytes};
-  sdcomp_open_options own = SDCOMP_OPEN_OPTIONS_INIT;
+  sdcomp_open_options own = {0};
   *result = NULL;
   sdcomp_status status = check_options(&own, options, error);
   if (status != SDCOMP_OK) return status;

@@ -12,9 +12,7 @@
 
 _Static_assert(sizeof(payload_trailer) == 64, "the trailer is read as it lies in the file");
 
-/* ---- Hash
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Hash ---------------------------------------------------------------------------------------------- */
 
 /* Output number index of splitmix64 (Steele, Lea and Flood 2014) seeded with 0, made odd: an odd factor loses
  * no bit of a word. */
@@ -44,9 +42,7 @@ uint64_t payload_hash_words(uint64_t sum, const void *data, uint64_t bytes, uint
 
 uint64_t payload_hash_finish(uint64_t sum, uint64_t bytes) { return sum + bytes * multiplier(UINT64_MAX); }
 
-/* ---- Reading
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- Reading ------------------------------------------------------------------------------------------- */
 
 /* 0, or an errno; a file that ends early is EIO. */
 static int read_fully(int file, void *buffer, uint64_t bytes, uint64_t offset) {
@@ -110,8 +106,7 @@ static sdcomp_status read_trailer(payload *weights, message error) {
   if (trailer_fits(weights, file_bytes)) return SDCOMP_OK;
   return refuse(error, SDCOMP_DAMAGED,
                 "%s: the payload's trailer (offset %llu, %llu bytes, table at %llu) contradicts the size of "
-                "the file, %llu bytes: it is "
-                "truncated or damaged; copy or build it again",
+                "the file, %llu bytes: it is truncated or damaged; copy or build it again",
                 weights->path, (unsigned long long)trailer->offset, (unsigned long long)trailer->bytes,
                 (unsigned long long)trailer->table_offset, (unsigned long long)file_bytes);
 }
@@ -133,7 +128,8 @@ static sdcomp_status read_table(payload *weights, message error) {
 }
 
 sdcomp_status payload_open(const char *path, payload *result, message error) {
-  *result = (payload){.file = open(path, O_RDONLY | O_CLOEXEC), .path = strdup(path)};
+  *result = (payload){.path = strdup(path)};
+  result->file = open(path, O_RDONLY | O_CLOEXEC);
   sdcomp_status status = SDCOMP_OK;
   if (result->path == NULL) status = refuse(error, SDCOMP_SYSTEM, "%s: out of memory for its name", path);
   else if (result->file < 0)
@@ -144,9 +140,7 @@ sdcomp_status payload_open(const char *path, payload *result, message error) {
   return status;
 }
 
-/* ---- Verifying
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- Verifying ----------------------------------------------------------------------------------------- */
 
 typedef struct verification {
   const payload *weights;
@@ -213,9 +207,7 @@ sdcomp_status payload_verify(const payload *weights, scheduler *pool, message er
       (unsigned long long)(begin + chunk_bytes(weights, check.damaged)));
 }
 
-/* ---- Mapping
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- Mapping ------------------------------------------------------------------------------------------- */
 
 sdcomp_status payload_map(payload *weights, message error) {
   if (weights->trailer.bytes == 0) return SDCOMP_OK;

@@ -11,8 +11,7 @@
 #include <time.h>
 
 enum {
-  SPIN_ROUNDS =
-      128, /* looks at every deque before a worker sleeps: some tens of microseconds, the cost of a wake-up */
+  SPIN_ROUNDS = 128, /* looks at every deque before a worker sleeps: as long as a wake-up takes, about */
   SPIN_PAUSES = 8,
   TURN_POLL_NS = 5000000 /* a run that waits for its turn looks this often whether it was cancelled */
 };
@@ -55,8 +54,7 @@ static uint64_t now_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* ---- Computing ranges
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Computing ranges ---------------------------------------------------------------------------------- */
 
 static void push_range(worker *self, range work) {
   deque_push(&self->queue, work);
@@ -119,8 +117,7 @@ static void work_on(worker *self, range work) {
   finish_range(self, job, work);
 }
 
-/* ---- Finding ranges
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Finding ranges ------------------------------------------------------------------------------------ */
 
 static uint32_t random_below(worker *self, uint32_t bound) {
   self->random ^= self->random << 13; /* xorshift64 (Marsaglia 2003) */
@@ -180,9 +177,7 @@ static void *worker_main(void *argument) {
   return NULL;
 }
 
-/* ---- Runs
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Runs ---------------------------------------------------------------------------------------------- */
 
 /* False where the job was cancelled before its turn came. Polls, so that cancelling stays one store that a
  * signal handler may do. */
@@ -272,8 +267,7 @@ uint64_t scheduler_range_limit(const sdcomp_plan_kernel *kernels, uint32_t kerne
   return ranges;
 }
 
-/* ---- Life of the pool
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Life of the pool ---------------------------------------------------------------------------------- */
 
 static sdcomp_status start_worker(scheduler *pool, uint32_t index, uint64_t scratch_bytes,
                                   uint64_t deque_capacity, message error) {

@@ -8,25 +8,25 @@
  * Rules that hold for the whole interface, each with its reason:
  *
  * 1. The version word comes first. sdcomp_abi_version() never changes its signature, so that any program may
- * ask any artifact; the number rises only when an existing program would break, and then sdcomp_open refuses
- * the old one in words.
+ *    ask any artifact; the number rises only when an existing program would break, and then sdcomp_open
+ *    refuses the old one in words.
  * 2. Structures start with their own size, set by the caller. A structure may grow at its end: an older
- * caller's shorter structure reads as zeros behind its end, and a newer caller's longer one is accepted as
- * long as what is unknown here is zero.
+ *    caller's shorter structure reads as zeros behind its end, and a newer caller's longer one is accepted
+ *    as long as what is unknown here is zero.
  * 3. Handles are opaque: the runtime inside an artifact may change without a change of this file.
  * 4. Nothing happens at load. There is no constructor: dlopen costs a few pages, and sdcomp_open, which can
- * fail, says why.
+ *    fail, says why.
  * 5. Functions that can fail return a status and write one line of text (UTF-8, always ended by NUL, cut to
- * error_bytes) that names the file or tensor, what was expected, what was found and what to do. error may be
- * NULL. The text is the caller's buffer and not thread-local storage, so that it outlives the library and
- * costs nothing where nobody asks.
+ *    error_bytes) that names the file or tensor, what was expected, what was found and what to do. error may
+ *    be NULL. The text is the caller's buffer and not thread-local storage, so that it outlives the library
+ *    and costs nothing where nobody asks.
  * 6. Nobody frees what the other side allocated. Strings and pointers that a model returns live until
- * sdcomp_close.
+ *    sdcomp_close.
  * 7. A model is shared by threads without locks: all its functions may be called at the same time, except
- * sdcomp_close. A context belongs to one run at a time; a second concurrent call is refused (SDCOMP_BUSY),
- * never undefined.
+ *    sdcomp_close. A context belongs to one run at a time; a second concurrent call is refused
+ *    (SDCOMP_BUSY), never undefined.
  * 8. Programs are numbered in the order of the manifest and looked up by name once: numbers cost nothing per
- * run, names last.
+ *    run, names last.
  */
 #ifndef SDCOMP_H
 #define SDCOMP_H
@@ -49,27 +49,26 @@ extern "C" {
 /* The version of this file that the artifact was built with. */
 SDCOMP_API uint32_t sdcomp_abi_version(void);
 
-typedef struct sdcomp_model sdcomp_model; /* an opened artifact: mapped weights and a pool of threads */
-typedef struct sdcomp_context
-    sdcomp_context; /* the memory of one picture in the making: intermediate values and state */
+/* An opened artifact: mapped weights and a pool of threads. */
+typedef struct sdcomp_model sdcomp_model;
+
+/* The memory of one picture in the making: intermediate values, and state that programs leave. */
+typedef struct sdcomp_context sdcomp_context;
 
 /* An int in the functions' signatures: an enum's width is the compiler's choice, an ABI's is not. */
 typedef int32_t sdcomp_status;
 enum {
   SDCOMP_OK = 0,
-  SDCOMP_INVALID = 1, /* an argument that cannot be honoured */
-  SDCOMP_UNSUPPORTED =
-      2, /* another version of the interface or format, or a CPU that lacks what the kernels use */
-  SDCOMP_MISSING = 3,  /* no weights, or state that another program must leave first */
-  SDCOMP_DAMAGED = 4,  /* a payload that is truncated, altered, or of another build */
-  SDCOMP_SYSTEM = 5,   /* the operating system refused memory, a thread or a file */
-  SDCOMP_BUSY = 6,     /* in use by another call */
-  SDCOMP_CANCELLED = 7 /* sdcomp_cancel ended the run: outputs are not to be used */
+  SDCOMP_INVALID = 1,     /* an argument that cannot be honoured */
+  SDCOMP_UNSUPPORTED = 2, /* another version of interface or format, or a CPU without what kernels use */
+  SDCOMP_MISSING = 3,     /* no weights, or no state that another program must leave first */
+  SDCOMP_DAMAGED = 4,     /* a payload that is truncated, altered, or of another build */
+  SDCOMP_SYSTEM = 5,      /* the operating system refused memory, a thread or a file */
+  SDCOMP_BUSY = 6,        /* in use by another call */
+  SDCOMP_CANCELLED = 7    /* sdcomp_cancel ended the run: outputs are not to be used */
 };
 
-/* ---- Opening
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- Opening ------------------------------------------------------------------------------------------- */
 
 /* Skips reading the whole payload at open. The trailer, the table of hashes and the link to this code are
  * checked all the same. */
@@ -81,9 +80,8 @@ typedef struct sdcomp_open_options {
   const char *path;     /* file that holds the payload. NULL: the library's own file (as dladdr names it; a
                            relative name needs the working directory of dlopen), or, where that carries none,
                            `<library>.weights` beside it */
-  uint32_t
-      threads; /* threads that compute, the caller's included; 0: as many as CPUs that the process may use */
-  uint32_t flags; /* SDCOMP_OPEN_* */
+  uint32_t threads;     /* that compute, the caller's included; 0: one per CPU that the process may use */
+  uint32_t flags;       /* SDCOMP_OPEN_* */
 } sdcomp_open_options;
 
 #define SDCOMP_OPEN_OPTIONS_INIT {sizeof(sdcomp_open_options), SDCOMP_ABI_VERSION, NULL, 0, 0}
@@ -98,9 +96,7 @@ SDCOMP_API sdcomp_status sdcomp_open(const sdcomp_open_options *options, sdcomp_
 /* Gives everything back. SDCOMP_BUSY, and nothing happens, while the model has contexts. NULL is accepted. */
 SDCOMP_API sdcomp_status sdcomp_close(sdcomp_model *model);
 
-/* ---- Looking
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- Looking ------------------------------------------------------------------------------------------- */
 
 /* The manifest: JSON with programs, sizes, target, algorithms, adapters, and the licence and metadata of the
  * checkpoint. */
@@ -145,9 +141,7 @@ SDCOMP_API const char *sdcomp_kernel_name(const sdcomp_model *model, uint32_t pr
  * not inside of it. */
 SDCOMP_API const void *sdcomp_asset(const sdcomp_model *model, uint64_t offset, uint64_t bytes);
 
-/* ---- Running
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- Running ------------------------------------------------------------------------------------------- */
 
 /* A context holds one arena, as large as the greediest program needs, and the state that programs leave for
  * each other. Its pages are taken from the system when they are first written. */
@@ -170,25 +164,24 @@ typedef struct sdcomp_trace_event {
 } sdcomp_trace_event;
 
 typedef struct sdcomp_run_options {
-  uint32_t size;            /* sizeof(sdcomp_run_options) */
-  uint32_t flags;           /* none is defined: 0 */
-  sdcomp_progress progress; /* or NULL */
-  void *user;               /* handed to progress */
-  sdcomp_trace_event
-      *trace;              /* or NULL, which costs nothing: receives one event per range that was computed */
-  uint64_t trace_capacity; /* events that trace holds; what does not fit is dropped but counted */
-  uint64_t *trace_count;   /* or NULL: number of events of the run */
+  uint32_t size;             /* sizeof(sdcomp_run_options) */
+  uint32_t flags;            /* none is defined: 0 */
+  sdcomp_progress progress;  /* or NULL */
+  void *user;                /* handed to progress */
+  sdcomp_trace_event *trace; /* receives one event per range of work; NULL, which costs nothing: no trace */
+  uint64_t trace_capacity;   /* events that trace holds; what does not fit is dropped but counted */
+  uint64_t *trace_count;     /* or NULL: number of events of the run */
 } sdcomp_run_options;
 
 #define SDCOMP_RUN_OPTIONS_INIT {sizeof(sdcomp_run_options), 0, NULL, NULL, NULL, 0, NULL}
 
 /* Computes a program: inputs and outputs are arrays of as many pointers as the program has, each aligned to
- * SDCOMP_ALIGNMENT; no output overlaps an input or another output. Returns when the outputs are complete. The
- * calling thread computes along. Runs of one model take turns: each has the whole pool, which finishes two
- * runs sooner than sharing the caches between them. The result is the same, bit for bit, with any number of
- * threads. Refused with SDCOMP_MISSING where the program reads state of a program that did not succeed in
- * this context. options may be NULL. The floating-point environment is left alone: the calling thread
- * computes in its own, workers in that of the thread that called sdcomp_open; the two should agree. */
+ * SDCOMP_ALIGNMENT; no output overlaps an input or another output. Returns when the outputs are complete.
+ * The calling thread computes along. Runs of one model take turns: each has all threads and caches to
+ * itself. The result is the same, bit for bit, with any number of threads. Refused with SDCOMP_MISSING where
+ * the program reads state of a program that did not succeed in this context. options may be NULL. The
+ * floating-point environment is left alone: the calling thread computes in its own, workers in that of the
+ * thread that called sdcomp_open; the two should agree. */
 SDCOMP_API sdcomp_status sdcomp_run(sdcomp_context *context, uint32_t program, const void *const *inputs,
                                     void *const *outputs, const sdcomp_run_options *options, char *error,
                                     size_t error_bytes);
@@ -198,8 +191,7 @@ SDCOMP_API sdcomp_status sdcomp_run(sdcomp_context *context, uint32_t program, c
  * One atomic store: may be called from any thread and from a signal handler. */
 SDCOMP_API void sdcomp_cancel(sdcomp_context *context);
 
-/* ---- Giving memory back
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Giving memory back -------------------------------------------------------------------------------- */
 
 /* Drops the resident pages of a program's weights (those that lie wholly inside its part of the payload).
  * They come back from the file when they are next read, so it is always safe, and pays after the last run of
