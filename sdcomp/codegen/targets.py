@@ -42,7 +42,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("x86-64-v3", "x86_64-unknown-linux-gnu", "haswell", _X86_64_V3, 8, 16, 2, 32 * _KIB, 512 * _KIB),
-        Target("x86-64-v4", "x86_64-unknown-linux-gnu", "skylake-avx512", _X86_64_V4, 16, 32, 2, 32 * _KIB, 1024 * _KIB),
+        Target("x86-64-v4", "x86_64-unknown-linux-gnu", "skylake-avx512", _X86_64_V4, 16, 32, 4, 48 * _KIB, 1024 * _KIB),
         Target("aarch64", "aarch64-unknown-linux-gnu", "generic", ("neon",), 4, 32, 4, 64 * _KIB, 512 * _KIB),
     )
 }

@@ -2,12 +2,36 @@
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
-#: Python handles signals between two waits of the main thread; the wait ends early when the call does.
+#: Python handles signals between two waits of the main thread; a wait ends early when the call does.
 _WAIT_SECONDS = 0.05
+
+
+class _Outcome(Generic[Result]):
+    """What became of a call. `ended` is an event and not the thread's own join, which takes a thread for
+    dead when a signal handler raises during it (CPython 3.10 to 3.12)."""
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call = call
+        self._results: list[Result] = []
+        self._failure: BaseException | None = None
+        self.ended = threading.Event()
+
+    def record(self) -> None:
+        try:
+            self._results.append(self._call())
+        except BaseException as failure:
+            self._failure = failure
+        finally:
+            self.ended.set()
+
+    def result(self) -> Result:
+        if self._failure is not None:
+            raise self._failure
+        return self._results[0]
 
 
 def call_interruptibly(call: Callable[[], Result], cancel: Callable[[], None]) -> Result:
@@ -19,25 +43,14 @@ def call_interruptibly(call: Callable[[], Result], cancel: Callable[[], None]) -
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    results: list[Result] = []
-    failures: list[BaseException] = []
-    helper = threading.Thread(target=_keep_outcome, args=(call, results, failures), daemon=True)
-    helper.start()
+    outcome = _Outcome(call)
+    threading.Thread(target=outcome.record, daemon=True).start()
     try:
-        while helper.is_alive():
-            helper.join(_WAIT_SECONDS)
+        while not outcome.ended.wait(_WAIT_SECONDS):
+            pass
     except BaseException:
-        while helper.is_alive():
+        cancel()
+        while not outcome.ended.wait(_WAIT_SECONDS / 10):
             cancel()
-            helper.join(_WAIT_SECONDS / 10)
         raise
-    if failures:
-        raise failures[0]
-    return results[0]
-
-
-def _keep_outcome(call: Callable[[], Result], results: list[Result], failures: list[BaseException]) -> None:
-    try:
-        results.append(call())
-    except BaseException as failure:
-        failures.append(failure)
+    return outcome.result()

@@ -96,7 +96,7 @@ class Pipeline(Model):
             generation_parameters(
                 prompt=options.prompt, negative=options.negative, steps=options.steps, sampler=options.sampler,
                 schedule=options.schedule, cfg_scale=options.cfg_scale, seed=seed + row, width=size[0], height=size[1],
-                model=Path(manifest["checkpoint"]["file"]).stem, adapters=adapters, version=f"sdcomp {manifest['sdcomp']}",
+                model=Path(manifest["checkpoint"]["file"]).stem, adapters=adapters, version=manifest["sdcomp"],
             )
             for row in range(options.batch)
         ]  # fmt: skip

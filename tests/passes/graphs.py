@@ -1,4 +1,4 @@
-"""Small graphs for the tests of passes, and what every pass must keep: validity, and the values of all outputs."""
+"""Small graphs for the tests of passes, and what a pass must keep: validity, and the values of outputs."""
 
 import zlib
 from typing import Any
@@ -41,7 +41,7 @@ def module(*graphs: Graph, **outputs: Node) -> Module:
 
 
 def random_array(node: Node) -> Array:
-    """Values of an input or weight, decided by its name and shape: of its type, but in f64, to compare tightly."""
+    """Values of an input or weight, decided by name and shape; of its type, but f64 to compare tightly."""
     seed = zlib.crc32(f"{node.text('name')} {node.shape}".encode())
     generator = np.random.default_rng(seed)
     if node.dtype is DType.I32:
@@ -51,7 +51,7 @@ def random_array(node: Node) -> Array:
 
 def values(made: Module) -> dict[str, Array]:
     """Every output of every graph, by `graph/output`; all inputs and weights random, in f64."""
-    results = {}
+    results: dict[str, Array] = {}
     for graph in made:
         inputs = {node.text("name"): random_array(node) for node in graph.inputs()}
         found = interpret(graph, inputs, random_array)

@@ -14,7 +14,10 @@ def test_equal_expressions_become_one_node() -> None:
 
 def test_weights_are_shared_between_graphs() -> None:
     before = module(
-        *(Graph(f"g{size}", {"y": build("add", source("x", (size, 3)), weight("w", (3,)))}) for size in (1, 2))
+        *(
+            Graph(f"g{size}", {"y": build("add", source("x", (size, 3)), weight("w", (3,)))})
+            for size in (1, 2)
+        )
     )
     w = weight("w", (3,))
     graphs = (Graph(f"g{size}", {"y": build("add", source("x", (size, 3)), w)}) for size in (1, 2))

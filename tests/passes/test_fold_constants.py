@@ -41,9 +41,15 @@ CASES: dict[str, tuple[Node, Node]] = {
     "concat of one": (build("concat", X, axis=1), X),
     "pad by nothing": (build("pad", IMAGE, padding=(0, 0, 0, 0)), IMAGE),
     "upsample by one": (build("upsample_nearest", IMAGE, scale=1), IMAGE),
-    "sum of constants": (build("add", number(1.0, 2.0, shape=(2,)), number(0.5)), number(1.5, 2.5, shape=(2,))),
+    "sum of constants": (
+        build("add", number(1.0, 2.0, shape=(2,)), number(0.5)),
+        number(1.5, 2.5, shape=(2,)),
+    ),
     "nested constants": (build("mul", build("tanh", number(0.0)), number(2.0)), number(0.0)),
-    "equal values": (build("mul", number(2.0, 3.0, shape=(2,)), number(3.0, 2.0, shape=(2,))), number(6.0, shape=(2,))),
+    "equal values": (
+        build("mul", number(2.0, 3.0, shape=(2,)), number(3.0, 2.0, shape=(2,))),
+        number(6.0, shape=(2,)),
+    ),
     "uniform constant, any size": (
         build("broadcast_to", number(2.0), shape=(1, 300, 300)),
         number(2.0, shape=(1, 300, 300)),

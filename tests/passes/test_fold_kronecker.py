@@ -74,7 +74,9 @@ def test_rule(name: str) -> None:
 
 STAYING = {
     "no shared factor": build("add", _kron(A, B), _kron(D, C)),
-    "factors that split another way": build("add", _kron(A, B), _kron(weight("e", (4, 5)), weight("f", (2, 3)))),
+    "factors that split another way": build(
+        "add", _kron(A, B), _kron(weight("e", (4, 5)), weight("f", (2, 3)))
+    ),
     "scaled weight": _scaled(3, W),
     "activations": build("mul", number(3), build("mul", number(2), source("x", (4,)))),
 }
@@ -97,7 +99,7 @@ SCALE = st.sampled_from((1.0, -0.5, 0.25, 3.0))
 
 @st.composite
 def _stacks(draw: st.DrawFn) -> tuple[Node, Any]:
-    """A weight with a few scaled Kronecker products added, factors often shared; and its value by numpy alone."""
+    """A weight plus a few scaled Kronecker products, factors often shared; and its value by numpy alone."""
     l, m, k, n = (draw(SIDE) for _ in range(4))
     kernel = draw(st.sampled_from(((), (1, 1), (3, 2))))
     base = weight("base", (l * k, m * n, *kernel))
@@ -115,7 +117,9 @@ def _dense_kron(a: Any, b: Any) -> Any:
     """delta[i k, j n, ...] = a[i, j] b[k, n, ...], by an outer product."""
     outer = np.multiply.outer(a, b)
     spatial = range(4, outer.ndim)
-    return outer.transpose(0, 2, 1, 3, *spatial).reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1], *b.shape[2:])
+    return outer.transpose(0, 2, 1, 3, *spatial).reshape(
+        a.shape[0] * b.shape[0], a.shape[1] * b.shape[1], *b.shape[2:]
+    )
 
 
 @given(_stacks())

@@ -67,7 +67,7 @@ class _Break(Pass):
 
 
 def test_a_pass_that_breaks_the_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(VerifyError, match="after break_types: .*silu"):
+    with pytest.raises(VerifyError, match=r"after break_types: .*silu"):
         run_pipeline([_Break()], module(y=source("x", (4,))))
     monkeypatch.setenv("SDCOMP_VERIFY", "0")
     run_pipeline([_Break()], module(y=source("x", (4,))))

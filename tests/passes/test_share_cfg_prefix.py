@@ -104,15 +104,15 @@ def test_scalar_times_broadcast() -> None:
 def test_attention_serves_every_row_with_one_query() -> None:
     q, k, v = source("q", TOKENS), source("k", (2, 5, 8)), source("v", (2, 5, 8))
     before = build("attention", rows(q), k, v, heads=2, causal=False)
-    check(
-        ShareCfgPrefix(), module(y=before), module(y=build("attention", q, k, v, heads=2, causal=False))
-    )
+    check(ShareCfgPrefix(), module(y=before), module(y=build("attention", q, k, v, heads=2, causal=False)))
 
 
 def test_self_attention_is_computed_once() -> None:
     q = source("q", TOKENS)
     before = build("attention", rows(q), rows(q), rows(q), heads=2, causal=True)
-    check(ShareCfgPrefix(), module(y=before), module(y=rows(build("attention", q, q, q, heads=2, causal=True))))
+    check(
+        ShareCfgPrefix(), module(y=before), module(y=rows(build("attention", q, q, q, heads=2, causal=True)))
+    )
 
 
 def test_attention_with_one_shared_key_keeps_its_broadcast() -> None:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
+from sdcomp.frontend.family import expected_tensors
 from sdcomp.frontend.lower import lower_model
 from sdcomp.ir.compare import equal
 from sdcomp.ir.graph import Graph, Module
@@ -29,7 +28,9 @@ def _run(programs: Module, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs of all programs, slowest first, each fed from `inputs` and the values carried so far."""
     known = dict(inputs)
     for graph in programs:
-        known |= interpret(graph, {n.text("name"): known[n.text("name")] for n in graph.inputs()}, random_array)
+        known |= interpret(
+            graph, {n.text("name"): known[n.text("name")] for n in graph.inputs()}, random_array
+        )
     return known
 
 
@@ -119,38 +120,26 @@ def test_program_names() -> None:
     assert network_name("text") == "text"
 
 
+def _small_model() -> Module:
+    types = {name: TensorType(shape) for name, shape in expected_tensors(SMALL).items()}
+    return lower_model(SMALL, types, [(16, 16)], batches=(2,))
+
+
 def test_small_model_is_cut_where_the_binding_times_part() -> None:
-    types = {name: TensorType(shape) for name, shape in _shapes().items()}
-    whole = lower_model(SMALL, types, [(16, 16)], batches=(2,))
-    programs = {graph.name: graph for graph in SplitRates().apply(whole)}
+    programs = {graph.name: graph for graph in SplitRates().apply(_small_model())}
     assert list(programs)[:4] == ["text", "unet.prompt@16x16x2", "unet.step@16x16x2", "unet@16x16x2"]
-    blocks = sum(name.endswith("attn2.to_k.weight") for name in types)
+    names = expected_tensors(SMALL)
+    blocks = sum(name.endswith("attn2.to_k.weight") for name in names)
     assert len(programs["unet.prompt@16x16x2"].outputs) == 2 * blocks  # keys and values
-    resnets = sum(name.endswith("emb_layers.1.weight") for name in types)
+    resnets = sum(name.endswith("emb_layers.1.weight") for name in names)
     assert len(programs["unet.step@16x16x2"].outputs) == resnets
     for name, rate in (("unet.prompt@16x16x2", "prompt"), ("unet.step@16x16x2", "step")):
-        rates = set(node_rates(programs[name].outputs.values()).values())
-        assert rates == {"model", rate}
-    fast = programs["unet@16x16x2"]
-    rates = node_rates(fast.outputs.values())
-    slow = [n for n, rate in rates.items() if rate in ("prompt", "step") and n.op not in ("input", "reshape")]
-    assert not slow
-
-
-def _shapes() -> dict[str, tuple[int, ...]]:
-    from sdcomp.frontend.family import expected_tensors
-
-    return expected_tensors(SMALL)
+        assert set(node_rates(programs[name].outputs.values()).values()) == {"model", rate}
+    rates = node_rates(programs["unet@16x16x2"].outputs.values())
+    slow = {node.op for node, rate in rates.items() if rate in ("prompt", "step")}
+    assert slow == {"input", "reshape"}
 
 
 def test_small_unet_computes_the_same_in_parts() -> None:
-    types = {name: TensorType(shape) for name, shape in _shapes().items()}
-    whole = lower_model(SMALL, types, [(16, 16)], batches=(2,))
-    (unet,) = (graph for graph in whole if graph.name.startswith("unet@"))
-    inputs = {node.text("name"): random_array(node) for node in unet.inputs()}
-    scale = lambda node: random_array(node) / np.sqrt(max(node.type.elements // max(node.shape[0], 1), 1))  # noqa: E731
-    reference = interpret(unet, inputs, scale)["noise"]
-    known = dict(inputs)
-    for graph in SplitRates().apply(module(unet)):
-        known |= interpret(graph, {n.text("name"): known[n.text("name")] for n in graph.inputs()}, scale)
-    assert error(known["noise"], reference) < 1e-12
+    (unet,) = (graph for graph in _small_model() if graph.name.startswith("unet@"))
+    _compare(unet, _split(unet))

@@ -23,7 +23,7 @@ from sdcomp.codegen.targets import Target
 
 _EXP_DEGREE = 5
 _FLOOR = -1e30
-_KEY_BLOCK = 256
+_MOST_KEYS = 256
 _QUERIES_PER_TILE = 128
 
 
@@ -46,6 +46,8 @@ class Attention(Kernel):
     vectors: int
     tile_rows: int
     lanes: int
+    most_keys: int
+    """Keys per block at most: see `most_keys`."""
 
     kind = "attention"
 
@@ -66,8 +68,9 @@ class Attention(Kernel):
     @property
     def key_block(self) -> int:
         """The largest divisor of the keys that fits, if it is not too small."""
-        fits = [n for n in range(_KEY_BLOCK // 2, min(_KEY_BLOCK, self.keys) + 1) if self.keys % n == 0]
-        return max(fits, default=min(_KEY_BLOCK, self.keys))
+        most = min(self.most_keys, self.keys)
+        fits = [n for n in range(self.most_keys // 2, most + 1) if self.keys % n == 0]
+        return max(fits, default=most)
 
     @property
     def tiles(self) -> int:
@@ -102,6 +105,11 @@ class Attention(Kernel):
             work.attend(i64(whole), self.keys - whole)
         with work.each_panel() as panel:
             work.store_output(panel)
+
+
+def most_keys(target: Target, vectors: int) -> int:
+    """Keys whose scores for one panel of queries fill two thirds of the first-level cache: they are read three times."""
+    return min(_MOST_KEYS, target.l1_bytes * 2 // 3 // (4 * vectors * target.lanes))
 
 
 @dataclass

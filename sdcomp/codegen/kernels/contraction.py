@@ -148,9 +148,9 @@ class Contraction(Kernel):
             if self.weight_dtype == "f16":
                 with e.loop(first_panel, last_panel) as panel:
                     block.widen(panel)
-            with e.loop(first_group, last_group) as group:
-                row = _RowGroup(self, e, group)
-                with e.loop(first_panel, last_panel) as panel:
+            with e.loop(first_panel, last_panel) as panel:
+                with e.loop(first_group, last_group) as group:
+                    row = _RowGroup(self, e, group)
                     slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
                     slot = e.b.add(slot, e.b.sub(panel, first_panel))
                     sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))

@@ -20,10 +20,10 @@ struct sdcomp_model {
 static inline bool versioned_read(void *own, uint32_t own_bytes, const void *given) {
   uint32_t given_bytes;
   memcpy(&given_bytes, given, sizeof given_bytes);
+  memcpy(own, given, given_bytes < own_bytes ? given_bytes : own_bytes);
   for (uint32_t i = own_bytes; i < given_bytes; i++) {
     if (((const unsigned char *)given)[i] != 0) return false;
   }
-  memcpy(own, given, given_bytes < own_bytes ? given_bytes : own_bytes);
   return true;
 }
 

@@ -1,0 +1,1 @@
+"""The runtimes that sdcomp is compared with, one file per runtime."""

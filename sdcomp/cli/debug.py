@@ -1,0 +1,67 @@
+"""What SDCOMP_DEBUG prints, on stderr: one ladder, each level with all below it (docs/environment.md)."""
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from sdcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from sdcomp.ir.graph import Module
+
+CHOICES, TIMES, PASSES, LLVM, ASSEMBLY = range(1, 6)
+
+
+def debug_level() -> int:
+    """SDCOMP_DEBUG as a number, 0 where it is not set. Raises UsageError."""
+    text = os.environ.get("SDCOMP_DEBUG") or "0"
+    if text not in map(str, range(ASSEMBLY + 1)):
+        raise UsageError(f"SDCOMP_DEBUG={text}: expected 0 to {ASSEMBLY}")
+    return int(text)
+
+
+def say(text: str) -> None:
+    """Debugging output."""
+    print(text, file=sys.stderr)
+
+
+class PassObserver:
+    """Called after every pass of a build: prints its time at level 2, the IR that it made at level 3."""
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self._last = time.perf_counter()
+
+    def __call__(self, name: str, module: "Module") -> None:
+        now = time.perf_counter()
+        if self._level >= TIMES:
+            nodes = sum(len(graph.nodes()) for graph in module)
+            say(
+                f"pass {name}: {1000 * (now - self._last):.0f} ms, {len(module.graphs)} graphs, {nodes} nodes"
+            )
+        if self._level >= PASSES:
+            from sdcomp.ir.text import print_module
+
+            say(f"# after {name}\n{print_module(module)}")
+        self._last = time.perf_counter()
+
+
+def describe_choices(manifest: dict[str, Any]) -> str:
+    """Level 1: for whom the artifact is, and which kernels each of its programs uses."""
+    from sdcomp.codegen.targets import TARGETS, host_name
+
+    target = TARGETS[manifest["target"]]
+    lines = [
+        f"target {target.name} ({target.cpu}): {', '.join(target.features)}",
+        f"host {host_name()}",
+        f"weights {manifest['weights']}",
+    ]
+    lines += [f"program {program['name']}: {kernel_counts(program)}" for program in manifest["programs"]]
+    return "\n".join(lines)
+
+
+def kernel_counts(program: dict[str, Any]) -> str:
+    """`attention 22, contraction 145` of a program of a manifest, most frequent first."""
+    kinds = sorted(program["kernels"].items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{kind} {count}" for kind, count in kinds)

@@ -1,0 +1,153 @@
+"""Descriptions of files (`describe`) as tables."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from sdcomp.cli.debug import kernel_counts
+from sdcomp.cli.tables import bytes_text, columns, count_text, facts
+from sdcomp.errors import ArtifactError
+
+_LISTED = 20
+
+Description = Mapping[str, Any]
+
+
+def render(description: Description) -> list[Table]:
+    """The tables of one description. Raises ArtifactError for a manifest that the compiler did not write."""
+    views: dict[str, Callable[[Description], Iterator[Table]]] = {
+        "artifact": _artifact,
+        "checkpoint": _checkpoint,
+        "adapter": _adapter,
+    }
+    try:
+        return list(views[description["kind"]](description))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if description["kind"] != "artifact":
+            raise
+        problem = f"its manifest is malformed ({error!r})"
+        raise ArtifactError(f"{description['file']}: {problem}; build it again") from None
+
+
+def _artifact(description: Description) -> Iterator[Table]:
+    manifest = description["manifest"]
+    programs, checkpoint = manifest["programs"], manifest["checkpoint"]
+    weights = (
+        f"{bytes_text(manifest['weights_bytes'])} ({manifest['weights']}) in {description['weights_file']}"
+    )
+    yield facts(
+        f"artifact {description['file']}",
+        {
+            "size": bytes_text(description["bytes"]),
+            "weights": weights,
+            "made by": f"sdcomp {manifest['sdcomp']}",
+            "made from": f"{checkpoint['file']} ({manifest['family']}, predicts {manifest['prediction']})",
+            "target": manifest["target"],
+            "threads": str(manifest["threads"] or "all CPUs"),
+            "picture sizes": ", ".join(f"{width}x{height}" for width, height in manifest["sizes"]),
+            "arena peak": bytes_text(max(program["arena_bytes"] for program in programs)),
+        },
+    )
+    yield from _list("licence and metadata", _lines(checkpoint["metadata"]))
+    yield from _list("assumed about the checkpoint", checkpoint["notes"])
+    if manifest["adapters"]:
+        rows = [(a["file"], f"{a['strength']:g}", str(a["modules"])) for a in manifest["adapters"]]
+        title = f"adapters folded in: {manifest['adapted_weights']} weights changed"
+        yield columns(title, ("file", "strength", "modules"), rows)
+    yield from _list("modules of adapters that the model does not have", manifest["unmatched_modules"])
+    header = ("program", "inputs", "outputs", "MAC", "weights", "arena", "scratch")
+    yield columns("programs", header, map(_program, programs))
+    kernels = [(program["name"], kernel_counts(program)) for program in programs]
+    yield columns("kernels", ("program", "kernels"), kernels)
+
+
+def _program(program: Description) -> tuple[str, ...]:
+    return (
+        program["name"],
+        _tensors(program["inputs"]),
+        _tensors(program["outputs"]),
+        count_text(program["multiplies"]),
+        bytes_text(program["weights_bytes"]),
+        bytes_text(program["arena_bytes"]),
+        bytes_text(program["scratch_bytes"]),
+    )
+
+
+def _tensors(tensors: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in tensors.items()) or "state"
+
+
+def _checkpoint(description: Description) -> Iterator[Table]:
+    yield facts(
+        f"checkpoint {description['file']}",
+        {
+            "size": bytes_text(description["bytes"]),
+            "family": description["family"],
+            "predicts": description["prediction"],
+            "left out": f"{description['ignored']} tensors of bookkeeping",
+        },
+    )
+    networks = [
+        (name, str(network["tensors"]), count_text(network["parameters"]))
+        for name, network in description["networks"].items()
+    ]
+    yield columns("networks", ("network", "tensors", "parameters"), networks)
+    yield _stored(description)
+    for name, settings in description["architecture"].items():
+        known = {key: value for key, value in settings.items() if value is not None}
+        yield facts(name, {key.replace("_", " "): _setting(value) for key, value in known.items()})
+    yield from _list("licence and metadata", _lines(description["metadata"]))
+    yield from _list("assumed", description["notes"])
+
+
+def _setting(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _adapter(description: Description) -> Iterator[Table]:
+    algorithms = ", ".join(f"{name} ({count} modules)" for name, count in description["algorithms"].items())
+    yield facts(
+        f"adapter {description['file']}",
+        {
+            "size": bytes_text(description["bytes"]),
+            "algorithm": algorithms,
+            "modules": str(description["modules"]),
+            "parameters": count_text(description["parameters"]),
+        },
+    )
+    yield _stored(description)
+    yield from _list("metadata", _lines(description["metadata"]))
+    if "match" in description:
+        yield from _matched(description["match"], description["modules"])
+
+
+def _matched(match: Description, modules: int) -> Iterator[Table]:
+    unmatched = match["unmatched"]
+    yield facts(
+        f"with the checkpoint {match['model']}",
+        {
+            "matched": f"{modules - len(unmatched)} of {modules} modules",
+            "weights changed": str(len(match["weights"])),
+        },
+    )
+    yield from _list("modules that the checkpoint does not have", unmatched)
+
+
+def _stored(description: Description) -> Table:
+    rows = [
+        (name, str(kind["tensors"]), bytes_text(kind["bytes"]))
+        for name, kind in description["stored"].items()
+    ]
+    return columns("stored as", ("type", "tensors", "size"), rows)
+
+
+def _lines(pairs: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {value}" for name, value in pairs.items()]
+
+
+def _list(title: str, items: list[str]) -> Iterator[Table]:
+    """A table of one column; nothing where there is nothing to list."""
+    if items:
+        more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
+        yield facts(title, {item: "" for item in (*items[:_LISTED], *more)})
