@@ -1,8 +1,8 @@
 """sdcomp: an ahead-of-time compiler for Stable Diffusion.
 
-    sdcomp.build("model.safetensors", "model.so", sdcomp.BuildOptions(adapters=[sdcomp.AdapterFile(path)]))
-    with sdcomp.load("model.so") as model:
-        images = model.txt2img("a lovely cat")
+sdcomp.build("model.safetensors", "model.so", sdcomp.BuildOptions(adapters=[sdcomp.AdapterFile(path)]))
+with sdcomp.load("model.so") as model:
+    images = model.txt2img("a lovely cat")
 """
 
 import os

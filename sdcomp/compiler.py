@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcomp import __version__
-from sdcomp.codegen.artifact import Progress, Recipe, write_artifact
+from sdcomp.codegen.artifact import Inspect, Progress, Recipe, write_artifact
 from sdcomp.codegen.targets import resolve
 from sdcomp.errors import UsageError
 from sdcomp.frontend.adapters.match import match
@@ -39,7 +39,8 @@ class AdapterFile:
 class BuildOptions:
     """What a build may choose; the command line's options have the same names.
 
-    `sizes` are (width, height) in pixels; `threads` is what the artifact uses when `run` is not told (0: all CPUs).
+    `sizes` are (width, height) in pixels; `threads` is what the artifact uses when `run` is not told (0: all
+    CPUs).
     """
 
     adapters: Sequence[AdapterFile] = ()
@@ -54,12 +55,17 @@ class BuildOptions:
 
 
 def build(
-    model: Path | str, output: Path | str, options: BuildOptions | None = None,
-    progress: Progress | None = None, observe: Observer | None = None,
+    model: Path | str,
+    output: Path | str,
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
+    inspect: Inspect | None = None,
 ) -> dict[str, Any]:
     """Compiles a checkpoint with its adapters into `output`; returns the artifact's manifest.
 
-    `progress(stage, done, total)` is called as work goes on; `observe(pass, module)` after every pass.
+    `progress(stage, done, total)` is called as work goes on; `observe(pass, module)` after every pass;
+    `inspect(kernels, target)` before the kernels are compiled.
     Raises an SdcompError of the phase that failed; nothing is left behind then.
     """
     options = options or BuildOptions()
@@ -76,8 +82,14 @@ def build(
         module = run_pipeline(pipeline(PipelineOptions(plan)), module, observe)
         source = WeightSource(checkpoint, adapters)
         recipe = Recipe(
-            module, source.read_weight, target, options.weights, _manifest(checkpoint, config, adapters, plan, options),
-            {"tokenizer": Tokenizer.default().to_bytes()}, options.split_weights,
+            module,
+            source.read_weight,
+            target,
+            options.weights,
+            _manifest(checkpoint, config, adapters, plan, options),
+            {"tokenizer": Tokenizer.default().to_bytes()},
+            options.split_weights,
+            inspect,
         )
         return write_artifact(recipe, output, progress or _silent)
 
@@ -99,14 +111,19 @@ def _check(output: Path, options: BuildOptions) -> None:
 
 
 def _manifest(
-    checkpoint: Checkpoint, config: ModelConfig, adapters: Sequence[Adapter], plan: AdapterPlan, options: BuildOptions
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    adapters: Sequence[Adapter],
+    plan: AdapterPlan,
+    options: BuildOptions,
 ) -> dict[str, Any]:
     """What the artifact says of itself; `write_artifact` adds programs and sizes of what it wrote."""
     return {
         "sdcomp": __version__,
         "checkpoint": {"file": checkpoint.path.name, **describe(checkpoint, config)},
         "adapters": [
-            {"file": adapter.file.path.name, "strength": adapter.strength, "modules": len(adapter.groups)} for adapter in adapters
+            {"file": adapter.file.path.name, "strength": adapter.strength, "modules": len(adapter.groups)}
+            for adapter in adapters
         ],
         "adapted_weights": len(plan.updates),
         "unmatched_modules": list(plan.unmatched),

@@ -1,6 +1,8 @@
-"""One error class per phase. The message names the file, tensor or node, what was expected, what was found, what to do.
+"""One error class per phase. The message names the file, tensor or node, what was expected, what was found,
+what to do.
 
-The command line prints `str(error)` as one line and exits with `exit_code`; anything that is not a `SdcompError` is a bug.
+The command line prints `str(error)` as one line and exits with `exit_code`; anything that is not a
+`SdcompError` is a bug.
 """
 
 

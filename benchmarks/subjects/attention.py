@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmarks.cases import Array
 from benchmarks.subjects.layer import LayerCase, random_input
 

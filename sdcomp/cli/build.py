@@ -73,7 +73,15 @@ def build(
 
 
 def _build(model: str, output: Path, options: "BuildOptions") -> None:
-    from sdcomp.cli.debug import CHOICES, TIMES, PassObserver, debug_level, describe_choices, say
+    from sdcomp.cli.debug import (
+        CHOICES,
+        TIMES,
+        PassObserver,
+        debug_level,
+        describe_choices,
+        kernel_observer,
+        say,
+    )
     from sdcomp.cli.progress import Stages
     from sdcomp.cli.tables import seconds_text
     from sdcomp.compiler import build as compile_model
@@ -81,7 +89,8 @@ def _build(model: str, output: Path, options: "BuildOptions") -> None:
     level = debug_level()
     with Stages(visible=level < TIMES) as stages:
         stages.report("read", 0, 1)
-        manifest = compile_model(model, output, options, stages.report, PassObserver(level))
+        observers = PassObserver(level), kernel_observer(level)
+        manifest = compile_model(model, output, options, stages.report, *observers)
     if level >= CHOICES:
         say(describe_choices(manifest))
     if level >= TIMES:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sdcomp.errors import UsageError
 
 if TYPE_CHECKING:
+    from sdcomp.codegen.artifact import Inspect
     from sdcomp.ir.graph import Module
 
 CHOICES, TIMES, PASSES, LLVM, ASSEMBLY = range(1, 6)
@@ -45,6 +46,16 @@ class PassObserver:
 
             say(f"# after {name}\n{print_module(module)}")
         self._last = time.perf_counter()
+
+
+def kernel_observer(level: int) -> "Inspect | None":
+    """What prints kernels before they are compiled: LLVM IR at level 4, and assembly at level 5."""
+    if level < LLVM:
+        return None
+    from sdcomp.codegen.module import print_assembly, print_llvm
+
+    printers = (print_llvm, print_assembly) if level >= ASSEMBLY else (print_llvm,)
+    return lambda symbols, target: say("\n".join(show(symbols, target) for show in printers))
 
 
 def describe_choices(manifest: dict[str, Any]) -> str:

@@ -25,8 +25,10 @@ def run_guarded(command: Callable[[], Any]) -> int:
     try:
         code = command() or 0
         sys.stdout.flush()
-    except (SdcompError, typer.TyperException) as error:
+    except SdcompError as error:
         return report(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return report(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except MemoryError:

@@ -52,6 +52,6 @@ def _listing() -> str:
     for name in pass_names():
         made = create_pass(name)
         options = ", ".join(f"{field.name}={getattr(made, field.name)}" for field in fields(made))
-        meaning = (type(made).__doc__ or "").strip().splitlines()[0]
+        meaning = (sys.modules[type(made).__module__].__doc__ or "").partition("\n")[0]
         lines.append(f"{name}{f'{{{options}}}' if options else ''}: {meaning}")
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group
 
 from sdcomp.cli.debug import kernel_counts
 from sdcomp.cli.tables import bytes_text, columns, count_text, facts
@@ -14,9 +14,9 @@ _LISTED = 20
 Description = Mapping[str, Any]
 
 
-def render(description: Description) -> list[Table]:
+def render(description: Description) -> list[Group]:
     """The tables of one description. Raises ArtifactError for a manifest that the compiler did not write."""
-    views: dict[str, Callable[[Description], Iterator[Table]]] = {
+    views: dict[str, Callable[[Description], Iterator[Group]]] = {
         "artifact": _artifact,
         "checkpoint": _checkpoint,
         "adapter": _adapter,
@@ -30,7 +30,7 @@ def render(description: Description) -> list[Table]:
         raise ArtifactError(f"{description['file']}: {problem}; build it again") from None
 
 
-def _artifact(description: Description) -> Iterator[Table]:
+def _artifact(description: Description) -> Iterator[Group]:
     manifest = description["manifest"]
     programs, checkpoint = manifest["programs"], manifest["checkpoint"]
     weights = (
@@ -78,7 +78,7 @@ def _tensors(tensors: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in tensors.items()) or "state"
 
 
-def _checkpoint(description: Description) -> Iterator[Table]:
+def _checkpoint(description: Description) -> Iterator[Group]:
     yield facts(
         f"checkpoint {description['file']}",
         {
@@ -105,7 +105,7 @@ def _setting(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _adapter(description: Description) -> Iterator[Table]:
+def _adapter(description: Description) -> Iterator[Group]:
     algorithms = ", ".join(f"{name} ({count} modules)" for name, count in description["algorithms"].items())
     yield facts(
         f"adapter {description['file']}",
@@ -122,7 +122,7 @@ def _adapter(description: Description) -> Iterator[Table]:
         yield from _matched(description["match"], description["modules"])
 
 
-def _matched(match: Description, modules: int) -> Iterator[Table]:
+def _matched(match: Description, modules: int) -> Iterator[Group]:
     unmatched = match["unmatched"]
     yield facts(
         f"with the checkpoint {match['model']}",
@@ -134,7 +134,7 @@ def _matched(match: Description, modules: int) -> Iterator[Table]:
     yield from _list("modules that the checkpoint does not have", unmatched)
 
 
-def _stored(description: Description) -> Table:
+def _stored(description: Description) -> Group:
     rows = [
         (name, str(kind["tensors"]), bytes_text(kind["bytes"]))
         for name, kind in description["stored"].items()
@@ -146,7 +146,7 @@ def _lines(pairs: Mapping[str, str]) -> list[str]:
     return [f"{name}: {value}" for name, value in pairs.items()]
 
 
-def _list(title: str, items: list[str]) -> Iterator[Table]:
+def _list(title: str, items: list[str]) -> Iterator[Group]:
     """A table of one column; nothing where there is nothing to list."""
     if items:
         more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []

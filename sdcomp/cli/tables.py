@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,24 +16,24 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
 
 
-def facts(title: str, rows: Mapping[str, str]) -> Table:
-    """A table of two columns, without a header."""
-    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
+def facts(title: str, rows: Mapping[str, str]) -> Group:
+    """A title and a table of two columns, without a header."""
+    table = Table(box=box.SIMPLE, show_header=False)
     for name, value in rows.items():
         table.add_row(plain(name), plain(value))
-    return table
+    return Group(plain(title), table)
 
 
-def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table; the first column is to the left, others to the right where they begin with a digit."""
+def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Group:
+    """A title and a table; a column but the first is to the right where all its cells begin with digits."""
     cells = [[plain(cell) for cell in row] for row in rows]
-    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE)
     for index, name in enumerate(header):
         numbers = index > 0 and all(row[index].plain[:1].isdigit() for row in cells)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
-    return table
+    return Group(plain(title), table)
 
 
 def plain(text: str) -> Text:
@@ -62,7 +62,9 @@ def count_text(count: int) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.15 s`, `12.4 s`, `3 min 5 s`"""
+    """`15 ms`, `1.52 s`, `12.4 s`, `3 min 5 s`"""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"

@@ -1,4 +1,7 @@
-"""Assembles an artifact: plans programs, writes the payload, emits and links code, and puts the file in place at the end."""
+"""Assembles an artifact:
+
+plans programs, writes the payload, emits and links code, and puts the file in place at the end.
+"""
 
 import json
 import os
@@ -8,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.link import link
 from sdcomp.codegen.module import emit_objects, name_kernels
 from sdcomp.codegen.plan import Buffer
@@ -16,15 +20,17 @@ from sdcomp.codegen.targets import Target
 from sdcomp.errors import LinkError
 from sdcomp.ir.graph import Module
 from sdcomp.ir.interpret import WeightReader, evaluate
-from sdcomp.passes.fuse_kernels import FuseKernels
-from sdcomp.passes.plan_memory import aligned, plan_memory
-from sdcomp.passes.split_parallel import split_parallel
+from sdcomp.passes.pipeline import plan
+from sdcomp.passes.plan_memory import aligned
 from sdcomp.runtime.payload import WEIGHTS_SUFFIX, PayloadWriter, append_payload
 
 _PAGE = 4096
 
 Progress = Callable[[str, int, int], None]
 """Stage, steps done, steps in all."""
+
+Inspect = Callable[[dict[Kernel, str], Target], None]
+"""Receives the distinct kernels with their symbols before they are compiled."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Recipe:
     manifest: Mapping[str, Any]
     assets: Mapping[str, bytes] = field(default_factory=dict)
     split_weights: bool = False
+    inspect: Inspect | None = None
 
 
 def write_artifact(recipe: Recipe, path: Path, progress: Progress) -> dict[str, Any]:
@@ -49,7 +56,9 @@ def write_artifact(recipe: Recipe, path: Path, progress: Progress) -> dict[str, 
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             return _Build(recipe, path, Path(folder), progress).run()
     except OSError as error:
-        raise LinkError(f"{error.filename or path}: cannot write the artifact: {error.strerror or error}") from None
+        raise LinkError(
+            f"{error.filename or path}: cannot write the artifact: {error.strerror or error}"
+        ) from None
 
 
 class _Build:
@@ -59,19 +68,37 @@ class _Build:
     def run(self) -> dict[str, Any]:
         programs = self._plan()
         symbols = name_kernels(planned.program for planned in programs)
+        if self.recipe.inspect is not None:
+            self.recipe.inspect(symbols, self.recipe.target)
         self.progress("compile", 0, 1)
         objects = emit_objects(symbols, self.recipe.target)
         payload = self.folder / "payload"
         with open(payload, "wb") as file:
             writer = PayloadWriter(file)
             offsets = self._write_weights(writer, programs)
-            assets = {name: {"offset": writer.write(data), "bytes": len(data)} for name, data in self.recipe.assets.items()}
+            assets = {
+                name: {"offset": writer.write(data), "bytes": len(data)}
+                for name, data in self.recipe.assets.items()
+            }
             weights_bytes, weights_hash = writer.finish()
         state_offsets, state_bytes = _place_state(programs)
         tables = Tables(
-            programs, symbols, self.recipe.target, offsets, state_offsets, state_bytes, weights_bytes, weights_hash, ""
+            programs,
+            symbols,
+            self.recipe.target,
+            offsets,
+            state_offsets,
+            state_bytes,
+            weights_bytes,
+            weights_hash,
+            "",
         )
-        manifest = {**self.recipe.manifest, "assets": assets, "weights_bytes": weights_bytes, "programs": _describe(tables)}
+        manifest = {
+            **self.recipe.manifest,
+            "assets": assets,
+            "weights_bytes": weights_bytes,
+            "programs": _describe(tables),
+        }
         self.progress("link", 0, 1)
         tables = Tables(**{**vars(tables), "manifest": json.dumps(manifest)})
         library = link(tables.source(), objects, self.recipe.target, self.folder)
@@ -79,17 +106,16 @@ class _Build:
         return manifest
 
     def _plan(self) -> list[PlannedProgram]:
-        fuse = FuseKernels(self.recipe.target, self.recipe.weights)
-        graphs = self.recipe.module.graphs
-        planned = []
-        for number, graph in enumerate(graphs):
-            self.progress("plan", number, len(graphs))
-            schedule = split_parallel(fuse.lower(graph))
-            planned.append(PlannedProgram(schedule, plan_memory(schedule)))
+        planned: list[PlannedProgram] = []
+        for program in plan(self.recipe.module, self.recipe.target, self.recipe.weights):
+            planned.append(program)
+            self.progress("plan", len(planned), len(self.recipe.module.graphs))
         return planned
 
     def _write_weights(self, writer: PayloadWriter, programs: Sequence[PlannedProgram]) -> dict[Buffer, int]:
-        """Every packed weight once, in the order in which programs read them; a program's first one starts a page."""
+        """Every packed weight once, in the order in which programs read them; a program's first one starts a
+        page.
+        """
         todo: dict[Buffer, int] = {}
         for planned in programs:
             fresh = [buffer for buffer in planned.weights() if buffer not in todo]
@@ -106,7 +132,10 @@ class _Build:
         return offsets
 
     def _place(self, library: Path, payload: Path) -> None:
-        """Renames finished files over old ones: whoever opens the artifact sees the old or the new one, never half."""
+        """Renames finished files over old ones:
+
+        whoever opens the artifact sees the old or the new one, never half.
+        """
         if self.recipe.split_weights:
             os.replace(payload, self.path.with_name(self.path.name + WEIGHTS_SUFFIX))
         else:

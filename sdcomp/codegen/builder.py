@@ -1,7 +1,7 @@
 """A thin layer over llvmlite: f32 vectors of the target's width, loops, and pointers in elements.
 
-Pointers are opaque; `at` steps in elements of a given type with GEP (never integer arithmetic, which LLVM may miscompile).
-Vector intrinsics are declared by hand because llvmlite knows the scalar ones only.
+Pointers are opaque; `at` steps in elements of a given type with GEP (never integer arithmetic, which LLVM
+may miscompile). Vector intrinsics are declared by hand because llvmlite knows the scalar ones only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -153,10 +153,17 @@ class Emitter:
         self._close_loop(())
 
     def reduce(
-        self, start: Value | int, stop: Value | int, step: int, initial: Sequence[Value],
+        self,
+        start: Value | int,
+        stop: Value | int,
+        step: int,
+        initial: Sequence[Value],
         body: Callable[[Value, list[Value]], list[Value]],
     ) -> list[Value]:
-        """A loop that carries values: `body(i, values)` returns the next values; the last ones are returned."""
+        """A loop that carries values:
+
+        `body(i, values)` returns the next values; the last ones are returned.
+        """
         index, carried = self._open_loop(start, stop, step, initial)
         self._close_loop(body(index, list(carried)))
         return carried
@@ -192,7 +199,9 @@ class Emitter:
         self._loops: list[tuple[Any, Any, Any, list[Any], int]] = []
 
     def columns(self, count: int, body: Callable[[Value, Value | None], None]) -> None:
-        """`body(offset, mask)` for each vector of a row of `count` columns; the mask is None but for a partial last vector."""
+        """`body(offset, mask)` for each vector of a row of `count` columns; the mask is None but for a
+        partial last vector.
+        """
         lanes = self.target.lanes
         whole = count // lanes * lanes
         with self.loop(0, whole, lanes) as offset:
@@ -201,7 +210,10 @@ class Emitter:
             body(i64(whole), self.mask(i64(count - whole)))
 
     def reduce_columns(
-        self, count: int, initial: Sequence[Value], body: Callable[[Value, Value | None, list[Value]], list[Value]]
+        self,
+        count: int,
+        initial: Sequence[Value],
+        body: Callable[[Value, Value | None, list[Value]], list[Value]],
     ) -> list[Value]:
         """Like `columns`, carrying values from vector to vector."""
         lanes = self.target.lanes
@@ -219,7 +231,9 @@ def _alignment(element: Value) -> int:
     return {F16: 2, F64: 8, I64: 8}.get(element, 4)
 
 
-def new_function(module: Any, name: str, arguments: Sequence[Value], target: Target, internal: bool) -> Emitter:
+def new_function(
+    module: Any, name: str, arguments: Sequence[Value], target: Target, internal: bool
+) -> Emitter:
     """An empty void function and an emitter at its entry."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments)), name)
     if internal:

@@ -1,4 +1,6 @@
-"""Links kernels, plan and runtime into one shared library, with the toolchain of the `ziglang` package on every machine."""
+"""Links kernels, plan and runtime into one shared library, with the toolchain of the `ziglang` package on
+every machine.
+"""
 
 import subprocess
 import sys
@@ -14,7 +16,10 @@ _LAST_LINES = 6
 
 
 def link(plan_source: str, objects: Sequence[bytes], target: Target, folder: Path) -> Path:
-    """The path of the library in `folder`, which also gets the intermediate files. Raises LinkError with the tool's words."""
+    """The path of the library in `folder`, which also gets the intermediate files.
+
+    Raises LinkError with the tool's words.
+    """
     plan, exports, library = folder / "plan.c", folder / "exports.map", folder / "model.so"
     plan.write_text(plan_source)
     exports.write_text(_EXPORTS)
@@ -24,14 +29,18 @@ def link(plan_source: str, objects: Sequence[bytes], target: Target, folder: Pat
         files[-1].write_bytes(content)
     sources = [str(path) for path in (plan, *runtime_sources(), *files)]
     flags = ["-target", _zig_triple(target), *COMPILE_FLAGS, f"-I{HEADER_DIRECTORY}", "-shared"]
-    run_zig(["cc", *flags, f"-Wl,--version-script={exports}", "-o", str(library), *sources, "-lm", *LINK_FLAGS])
+    run_zig(
+        ["cc", *flags, f"-Wl,--version-script={exports}", "-o", str(library), *sources, "-lm", *LINK_FLAGS]
+    )
     return library
 
 
 def run_zig(arguments: Sequence[str]) -> None:
     """`python -m ziglang` with these arguments. Raises LinkError with the last lines of what it said."""
     try:
-        done = subprocess.run([sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise LinkError(f"the C compiler of the ziglang package cannot be started: {error}") from None
     if done.returncode:

@@ -22,7 +22,10 @@ def name_kernels(programs: Iterable[Program]) -> dict[Kernel, str]:
 
 
 def emit_objects(symbols: dict[Kernel, str], target: Target) -> list[bytes]:
-    """Object files that define every symbol. LLVM runs outside of Python's lock, so modules are compiled side by side."""
+    """Object files that define every symbol.
+
+    LLVM runs outside of Python's lock, so modules are compiled side by side.
+    """
     modules = _modules(symbols, target)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda module: emit_object(module, target), modules))

@@ -24,7 +24,10 @@ class Space(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """A piece of memory. `name` identifies inputs, outputs and state values; `weight` what a weights buffer holds."""
+    """A piece of memory.
+
+    `name` identifies inputs, outputs and state values; `weight` what a weights buffer holds.
+    """
 
     space: Space
     bytes: int
@@ -34,7 +37,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor in a buffer: rows of the last axis follow each other every `stride` elements from `offset` on."""
+    """A tensor in a buffer:
+
+    rows of the last axis follow each other every `stride` elements from `offset` on.
+    """
 
     buffer: Buffer
     type: TensorType
@@ -94,7 +100,10 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One kernel with its buffers. `label` says which nodes it computes; operand number `written` is the one it writes."""
+    """One kernel with its buffers.
+
+    `label` says which nodes it computes; operand number `written` is the one it writes.
+    """
 
     kernel: Kernel
     operands: tuple[Operand, ...]

@@ -1,4 +1,7 @@
-"""The plan of an artifact as C source: the tables of `runtime/native/plan.h`, readable, compiled with the runtime."""
+"""The plan of an artifact as C source:
+
+the tables of `runtime/native/plan.h`, readable, compiled with the runtime.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,17 +67,19 @@ class Tables:
 
     def _program_tables(self, number: int, planned: PlannedProgram) -> Iterator[str]:
         program, schedule = planned.program, planned.schedule
-        order = {"input": {n: i for i, n in enumerate(program.inputs)}, "output": {n: i for i, n in enumerate(program.outputs)}}
+        order = {
+            "input": {n: i for i, n in enumerate(program.inputs)},
+            "output": {n: i for i, n in enumerate(program.outputs)},
+        }
         operands: list[str] = []
         successors: list[int] = []
         kernels: list[str] = []
         for index, call in enumerate(program.calls):
             later = schedule.successors(index)
             first = f"{len(operands)}, {len(call.operands)}, {len(successors)}, {len(later)}"
-            kernels.append(
-                f"{{{_quote(f'{call.kernel.kind} {call.label}')}, {self.symbols[call.kernel]}, {call.kernel.tiles}u, "
-                f"{call.kernel.grain}u, {first}, {schedule.dependencies(index)}}}"
-            )
+            name, symbol = _quote(f"{call.kernel.kind} {call.label}"), self.symbols[call.kernel]
+            work = f"{call.kernel.tiles}u, {call.kernel.grain}u"
+            kernels.append(f"{{{name}, {symbol}, {work}, {first}, {schedule.dependencies(index)}}}")
             operands += [self._operand(operand, planned, order) for operand in call.operands]
             successors += later
         yield from _array("sdcomp_plan_kernel", f"kernels_{number}", kernels)
@@ -84,7 +89,9 @@ class Tables:
         yield from _array("sdcomp_plan_tensor", f"outputs_{number}", _tensors(program.outputs))
         yield from _array("uint32_t", f"requires_{number}", map(str, self.requires(planned)))
 
-    def _operand(self, operand: Operand, planned: PlannedProgram, order: Mapping[str, Mapping[str, int]]) -> str:
+    def _operand(
+        self, operand: Operand, planned: PlannedProgram, order: Mapping[str, Mapping[str, int]]
+    ) -> str:
         buffer = operand.buffer
         index, base = 0, 0
         if buffer.space is Space.ARENA:
@@ -107,11 +114,14 @@ class Tables:
         for number, planned in enumerate(self.programs):
             program = planned.program
             begin, end = self.weights_range(planned)
-            rows.append(
-                f"{{{_quote(program.name)}, kernels_{number}, {len(program.calls)}, operands_{number}, successors_{number}, "
-                f"inputs_{number}, {len(program.inputs)}, outputs_{number}, {len(program.outputs)}, requires_{number}, "
-                f"{len(self.requires(planned))}, {planned.memory.bytes}u, {self.scratch_bytes(planned)}u, {begin}u, {end}u}}"
+            fields = (
+                _quote(program.name),
+                f"kernels_{number}, {len(program.calls)}, operands_{number}, successors_{number}",
+                f"inputs_{number}, {len(program.inputs)}, outputs_{number}, {len(program.outputs)}",
+                f"requires_{number}, {len(self.requires(planned))}",
+                f"{planned.memory.bytes}u, {self.scratch_bytes(planned)}u, {begin}u, {end}u",
             )
+            rows.append(f"{{{', '.join(fields)}}}")
         yield from _array("sdcomp_plan_program", "programs", rows)
 
     def scratch_bytes(self, planned: PlannedProgram) -> int:
@@ -143,7 +153,8 @@ def _array(kind: str, name: str, items: Iterable[str]) -> Iterator[str]:
 def _tensors(tensors: Mapping[str, TensorType]) -> Iterator[str]:
     for name, kind in tensors.items():
         extents = ", ".join(f"{extent}u" for extent in kind.shape)
-        yield f"{{{_quote(name)}, {_quote(kind.dtype.value)}, {len(kind.shape)}, {{{extents}}}, {kind.bytes}u}}"
+        dtype = _quote(kind.dtype.value)
+        yield f"{{{_quote(name)}, {dtype}, {len(kind.shape)}, {{{extents}}}, {kind.bytes}u}}"
 
 
 def _quote(text: str) -> str:

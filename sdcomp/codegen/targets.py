@@ -1,6 +1,7 @@
 """Targets as data: what a kernel may know about the machine it is emitted for.
 
-Kernels are written once, in terms of vector lanes, registers and cache sizes; nothing in them asks which machine it is.
+Kernels are written once, in terms of vector lanes, registers and cache sizes; nothing in them asks which
+machine it is.
 """
 
 import platform
@@ -30,7 +31,10 @@ class Target:
         return ",".join(f"+{feature}" for feature in self.features)
 
     def tile_rows(self, vectors: int) -> int:
-        """Rows of a micro-kernel `vectors` wide: accumulators, one panel row and one broadcast fill the register file."""
+        """Rows of a micro-kernel `vectors` wide:
+
+        accumulators, one panel row and one broadcast fill the register file.
+        """
         return min((self.registers - vectors - 1) // vectors, 2 * self.registers // 3 + 7)
 
 
@@ -41,8 +45,20 @@ _KIB = 1024
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86-64-v3", "x86_64-unknown-linux-gnu", "haswell", _X86_64_V3, 8, 16, 2, 32 * _KIB, 512 * _KIB),
-        Target("x86-64-v4", "x86_64-unknown-linux-gnu", "skylake-avx512", _X86_64_V4, 16, 32, 4, 48 * _KIB, 1024 * _KIB),
+        Target(
+            "x86-64-v3", "x86_64-unknown-linux-gnu", "haswell", _X86_64_V3, 8, 16, 2, 32 * _KIB, 512 * _KIB
+        ),
+        Target(
+            "x86-64-v4",
+            "x86_64-unknown-linux-gnu",
+            "skylake-avx512",
+            _X86_64_V4,
+            16,
+            32,
+            4,
+            48 * _KIB,
+            1024 * _KIB,
+        ),
         Target("aarch64", "aarch64-unknown-linux-gnu", "generic", ("neon",), 4, 32, 4, 64 * _KIB, 512 * _KIB),
     )
 }
@@ -61,10 +77,16 @@ def _native() -> Target:
     if platform.machine() in ("aarch64", "arm64"):
         return TARGETS["aarch64"]
     present = host_features()
-    usable = [t for t in TARGETS.values() if t.triple.startswith(platform.machine()) and present.issuperset(t.features)]
+    usable = [
+        t
+        for t in TARGETS.values()
+        if t.triple.startswith(platform.machine()) and present.issuperset(t.features)
+    ]
     if not usable:
         needed = ", ".join(_X86_64_V3)
-        raise UsageError(f"--target native: this {platform.machine()} CPU lacks what the smallest target needs ({needed})")
+        raise UsageError(
+            f"--target native: this {platform.machine()} CPU lacks what the smallest target needs ({needed})"
+        )
     return max(usable, key=lambda target: target.lanes)
 
 

@@ -12,8 +12,8 @@ from sdcomp.ir.types import Array, DType
 class Panels:
     """Columns in panels: [panel][tap][depth][width], zero columns filling the last one.
 
-    From [columns, depth] or [columns, depth, kernel height, kernel width]. `gated` interleaves the value half with the gate
-    half, so that one panel holds `width / 2` values and their gates.
+    From [columns, depth] or [columns, depth, kernel height, kernel width]. `gated` interleaves the value
+    half with the gate half, so that one panel holds `width / 2` values and their gates.
     """
 
     width: int
@@ -61,7 +61,10 @@ Layout = Panels | Vector | Rows
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight expression and its layout. Nodes compare by identity: equal ones are one piece of the payload."""
+    """A weight expression and its layout. Nodes compare by identity:
+
+    equal ones are one piece of the payload.
+    """
 
     node: Node
     layout: Layout

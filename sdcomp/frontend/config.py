@@ -1,11 +1,15 @@
-"""What the tensors of a checkpoint say about its networks: plain data, filled by `family.py`, read by the lowering files."""
+"""What the tensors of a checkpoint say about its networks:
+
+plain data, filled by `family.py`, read by the lowering files.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Latent diffusion's UNet (Rombach et al. 2022, openaimodel.py). Tuples have one entry per level, finest first.
+    """Latent diffusion's UNet (Rombach et al. 2022, openaimodel.py). Tuples have one entry per level, finest
+    first.
 
     Exactly one of `heads` (fixed count, SD1) and `head_channels` (SD2, SDXL) is set.
     """
@@ -64,7 +68,10 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that lowering needs. `notes` are facts the tensors could not tell: what was assumed, and why."""
+    """Everything that lowering needs. `notes` are facts the tensors could not tell:
+
+    what was assumed, and why.
+    """
 
     family: str
     prediction: str

@@ -6,9 +6,9 @@
     type      = dtype[shape]
     attribute = int | float | str | bool | tuple of int | tuple of float
 
-Nodes compare by identity. A graph is what its outputs reach; nodes are shared, never copied, and never changed: a rewrite
-builds new nodes (`rewrite`). Layouts are NHWC and (batch, tokens, channels); linear weights are [out, in], convolution
-weights [out, in, height, width], as checkpoints store them.
+Nodes compare by identity. A graph is what its outputs reach; nodes are shared, never copied, and never
+changed: a rewrite builds new nodes (`rewrite`). Layouts are NHWC and (batch, tokens, channels); linear
+weights are [out, in], convolution weights [out, in, height, width], as checkpoints store them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,10 @@ RATES = ("model", "prompt", "step", "eval")
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation. Build nodes with `sdcomp.ir.ops.build`, which infers the type and checks the operands."""
+    """One operation.
+
+    Build nodes with `sdcomp.ir.ops.build`, which infers the type and checks the operands.
+    """
 
     op: str
     operands: tuple["Node", ...]
@@ -90,7 +93,9 @@ class Graph:
 
 @dataclass(frozen=True)
 class Module:
-    """Everything that one artifact computes, and facts that passes hand on (`sizes`, family) as plain strings."""
+    """Everything that one artifact computes, and facts that passes hand on (`sizes`, family) as plain
+    strings.
+    """
 
     graphs: tuple[Graph, ...]
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -113,4 +118,3 @@ def topological_order(roots: Iterable[Node]) -> list[Node]:
         stack.append((node, True))
         stack.extend((operand, False) for operand in reversed(node.operands) if operand not in order)
     return list(order)
-

@@ -1,7 +1,8 @@
 """The one table of operations: arity, attributes, shape rule, numpy reference and meaning of each.
 
-The parser, printer, verifier, interpreter, ONNX export and `docs/ir.md` are derived from it. Shape rules are in `shapes.py`,
-references in `references.py`, under the same names. Activations are NHWC or (batch, tokens, channels).
+The parser, printer, verifier, interpreter, ONNX export and `docs/ir.md` are derived from it. Shape rules are
+in `shapes.py`, references in `references.py`, under the same names. Activations are NHWC or (batch, tokens,
+channels).
 """
 
 from collections.abc import Callable
@@ -58,10 +59,11 @@ _TABLE = (
     Op("conv2d", (2, 2), {"stride": INTEGER, **_SPATIAL}, shapes.conv2d, references.conv2d,
        "x[N,H,W,I] with w[O,I,kh,kw]; zero padding (top, left, bottom, right)", ("x", "w")),
     Op("attention", (3, 3), {"heads": INTEGER, "causal": FLAG}, shapes.attention, references.attention,
-       "softmax(q k^T / sqrt(channels / heads)) v per head; q[B,T,C], k[B,S,C], v[B,S,C]; a batch of 1 serves every row",
+       "softmax(q k^T / sqrt(channels / heads)) v per head; q[B,T,C], k[B,S,C], v[B,S,C]; batch 1 serves all",
        ("q", "k", "v")),
     Op("kron", (2, 2), {}, shapes.kron, references.kron,
-       "Kronecker product, axis by axis; the operand of lower rank is viewed with trailing axes of 1", ("a", "b")),
+       "Kronecker product, axis by axis; the operand of lower rank is viewed with trailing axes of 1",
+       ("a", "b")),
     # Normalisation
     Op("group_norm", (3, 3), {"groups": INTEGER, "eps": NUMBER}, shapes.same, references.group_norm,
        "per sample and group of channels to mean 0 and variance 1, then gamma, beta", ("x", "gamma", "beta")),
@@ -77,20 +79,28 @@ _TABLE = (
     _unary("sigmoid", references.sigmoid, "1 / (1 + exp(-x))"),
     _unary("tanh", references.tanh, "hyperbolic tangent"),
     # Movement
-    Op("reshape", (1, 1), {"shape": INTEGERS}, shapes.reshape, references.reshape, "the same elements in row-major order"),
-    Op("transpose", (1, 1), {"permutation": INTEGERS}, shapes.transpose, references.transpose, "axes in another order"),
-    Op("concat", (1, MANY), {"axis": INTEGER}, shapes.concat, references.concat, "operands one after the other"),
-    Op("slice", (1, 1), {"axis": INTEGER, "start": INTEGER, "stop": INTEGER}, shapes.slice_, references.slice_,
-       "elements start to stop of one axis"),
-    Op("broadcast_to", (1, 1), {"shape": INTEGERS}, shapes.broadcast_to, references.broadcast_to, "axes of 1 repeated"),
-    Op("upsample_nearest", (1, 1), {"scale": INTEGER}, shapes.upsample_nearest, references.upsample_nearest,
-       "each pixel of x[N,H,W,C] repeated scale x scale times"),
-    Op("pad", (1, 1), _SPATIAL, shapes.pad, references.pad, "zeros around x[N,H,W,C]: (top, left, bottom, right)"),
-    Op("gather", (2, 2), {}, shapes.gather, references.gather, "rows of table[V,C] by i32 indices", ("table", "indices")),
-    Op("cast", (1, 1), {"dtype": TEXT}, shapes.cast, references.cast, "another element type, rounded to nearest even"),
+    Op("reshape", (1, 1), {"shape": INTEGERS}, shapes.reshape, references.reshape,
+       "the same elements in row-major order"),
+    Op("transpose", (1, 1), {"permutation": INTEGERS}, shapes.transpose, references.transpose,
+       "axes in another order"),
+    Op("concat", (1, MANY), {"axis": INTEGER}, shapes.concat, references.concat,
+       "operands one after the other"),
+    Op("slice", (1, 1), {"axis": INTEGER, "start": INTEGER, "stop": INTEGER}, shapes.slice_,
+       references.slice_, "elements start to stop of one axis"),
+    Op("broadcast_to", (1, 1), {"shape": INTEGERS}, shapes.broadcast_to, references.broadcast_to,
+       "axes of 1 repeated"),
+    Op("upsample_nearest", (1, 1), {"scale": INTEGER}, shapes.upsample_nearest,
+       references.upsample_nearest, "each pixel of x[N,H,W,C] repeated scale x scale times"),
+    Op("pad", (1, 1), _SPATIAL, shapes.pad, references.pad,
+       "zeros around x[N,H,W,C]: (top, left, bottom, right)"),
+    Op("gather", (2, 2), {}, shapes.gather, references.gather,
+       "rows of table[V,C] by i32 indices", ("table", "indices")),
+    Op("cast", (1, 1), {"dtype": TEXT}, shapes.cast, references.cast,
+       "another element type, rounded to nearest even"),
     # Others
     Op("timestep_embedding", (1, 1), {"channels": INTEGER, "max_period": NUMBER}, shapes.timestep_embedding,
-       references.timestep_embedding, "[cos(t f), sin(t f)] with f_i = max_period^(-2i/channels), t[B] to [B,channels]", ("t",)),
+       references.timestep_embedding,
+       "[cos(t f), sin(t f)] with f_i = max_period^(-2i/channels), t[B] to [B,channels]", ("t",)),
 )  # fmt: skip
 
 OPS: dict[str, Op] = {op.name: op for op in _TABLE}
@@ -104,7 +114,8 @@ SOURCES = ("input", "weight", "constant")
 def build(op: str, /, *operands: Node, **attributes: Attribute) -> Node:
     """A node of the table's `op`, its type inferred.
 
-    Raises VerifyError where the op is unknown or an operand or attribute does not fit, naming what was expected.
+    Raises VerifyError where the op is unknown or an operand or attribute does not fit, naming what was
+    expected.
     """
     row = OPS.get(op)
     if row is None:

@@ -1,6 +1,7 @@
 """numpy references of the op table, in the operands' precision: f64 operands give an f64 reference.
 
-They define what an operation means; they are slow. Weights may come in f16: they are widened to the precision of the activations.
+They define what an operation means; they are slow. Weights may come in f16: they are widened to the
+precision of the activations.
 """
 
 from math import erf, prod

@@ -16,7 +16,10 @@ def rebuild(node: Node, operands: tuple[Node, ...]) -> Node:
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
-    """Rebuilds `graph` bottom-up. `rule` sees each node over its new operands; it returns a replacement, or None to keep it."""
+    """Rebuilds `graph` bottom-up.
+
+    `rule` sees each node over its new operands; it returns a replacement, or None to keep it.
+    """
     done: dict[Node, Node] = {}
     for node in graph.nodes():
         fresh = rebuild(node, tuple(done[operand] for operand in node.operands))

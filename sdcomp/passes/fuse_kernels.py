@@ -1,8 +1,8 @@
 """fuse_kernels: a graph becomes a program of kernel calls.
 
-From the outputs backwards, each value that must exist in memory becomes the root of the largest group that a pattern finds; what
-the group swallows never exists. Patterns are tried in order, so a normalisation or contraction takes its pointwise neighbours
-before the generic pointwise kernel does.
+From the outputs backwards, each value that must exist in memory becomes the root of the largest group that a
+pattern finds; what the group swallows never exists. Patterns are tried in order, so a normalisation or
+contraction takes its pointwise neighbours before the generic pointwise kernel does.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class FuseKernels:
             group.lower(lowering)
         for name, node in graph.outputs.items():
             if not _is_placed(lowering.view(node), name):
-                raise PassError(f"{graph.name}: output {name} is also input, constant or another output; give it its own node")
+                raise PassError(f"{graph.name}: output {name} is also an input, a constant or another output")
         inputs = {n.text("name"): n.type for n in graph.inputs() if not is_carried(n.text("name"))}
         outputs = {name: node.type for name, node in graph.outputs.items() if not is_carried(name)}
         return Program(graph.name, inputs, outputs, tuple(lowering.calls))
@@ -84,4 +84,6 @@ def _match(node: Node, context: Context) -> Group:
         group = pattern(node, context)
         if group is not None:
             return group
-    raise PassError(f"{node.op} {node.type}: no kernel computes this operation on values that are known only at run time")
+    raise PassError(
+        f"{node.op} {node.type}: no kernel computes this operation on values that are known only at run time"
+    )

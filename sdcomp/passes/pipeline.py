@@ -1,12 +1,14 @@
-"""The pipeline: every pass that rewrites the graph, in order, here and nowhere else.
+"""The pipeline: every pass, in order, here and nowhere else.
 
-After it come the passes that turn the graph into a plan (`fuse_kernels`, `split_parallel`, `plan_memory`).
+`pipeline` rewrites graphs, `plan` turns them into kernel calls.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from sdcomp.codegen.tables import PlannedProgram
+from sdcomp.codegen.targets import Target
 from sdcomp.ir.graph import Module
 from sdcomp.passes.apply_adapters import AdapterPlan, ApplyAdapters
 from sdcomp.passes.base import Pass
@@ -15,7 +17,10 @@ from sdcomp.passes.eliminate_dead import EliminateDead
 from sdcomp.passes.expose_padding import ExposePadding
 from sdcomp.passes.fold_constants import FoldConstants
 from sdcomp.passes.fold_kronecker import FoldKronecker
+from sdcomp.passes.fuse_kernels import FuseKernels
+from sdcomp.passes.plan_memory import plan_memory
 from sdcomp.passes.share_cfg_prefix import ShareCfgPrefix
+from sdcomp.passes.split_parallel import split_parallel
 from sdcomp.passes.split_rates import SplitRates
 
 Observer = Callable[[str, Module], None]
@@ -43,6 +48,19 @@ def pipeline(options: PipelineOptions) -> list[Pass]:
         # still on the node.
         ExposePadding(),  # what is left of convolution reads maps that have their border
     ]
+
+
+def plan(module: Module, target: Target, weights: str) -> Iterator[PlannedProgram]:
+    """The lowered graphs, one by one, as programs of kernel calls for a target; `weights` is how matrices
+    are stored.
+    """
+    fuse = FuseKernels(target, weights)
+    for graph in module:
+        program = fuse.lower(graph)  # groups of nodes become kernel calls over buffers
+        schedule = split_parallel(program)  # which calls wait for which: the rest may overlap
+        yield PlannedProgram(
+            schedule, plan_memory(schedule)
+        )  # a place for every buffer that overlaps none in use
 
 
 def run_pipeline(passes: Iterable[Pass], module: Module, observe: Observer | None = None) -> Module:

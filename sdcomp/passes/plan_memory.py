@@ -1,8 +1,9 @@
 """plan_memory: a place in one arena for every intermediate buffer.
 
-Two buffers may overlap only if the schedule orders every kernel that touches one before every kernel that touches the other:
-kernels that may run at the same time never share memory. Greedy by size (Pisarchyk and Lee 2020): the largest buffer first, each
-at the lowest offset that is free among the buffers it conflicts with.
+Two buffers may overlap only if the schedule orders every kernel that touches one before every kernel that
+touches the other: kernels that may run at the same time never share memory. Greedy by size (Pisarchyk and
+Lee 2020): the largest buffer first, each at the lowest offset that is free among the buffers it conflicts
+with.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """split_parallel: which kernels wait for which.
 
-Kernels already are ranges of independent tiles; this pass finds the order between kernels from the buffers they share, so that
-whatever is unordered (q, k and v; a shortcut convolution beside the main path) may overlap. Among kernels that become ready
-together, the one with the longest way to the end goes first.
+Kernels already are ranges of independent tiles; this pass finds the order between kernels from the buffers
+they share, so that whatever is unordered (q, k and v; a shortcut convolution beside the main path) may
+overlap. Among kernels that become ready together, the one with the longest way to the end goes first.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from sdcomp.codegen.plan import Buffer, Call, Program, Space
 
 @dataclass(frozen=True)
 class Schedule:
-    """A program with its dependency graph over call numbers: an edge a -> b means that b reads what a wrote."""
+    """A program with its dependency graph over call numbers:
+
+    an edge a -> b means that b reads what a wrote.
+    """
 
     program: Program
     graph: Any

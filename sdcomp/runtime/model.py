@@ -22,10 +22,12 @@ Floats = NDArray[np.float32]
 
 
 class Model:
-    """An artifact's networks. May be used from several threads, several may be open at once; a context manager.
+    """An artifact's networks. May be used from several threads, several may be open at once; a context
+    manager.
 
-    `manifest` is what the compiler wrote about it; `sizes` are the (width, height) in pixels that it was built for.
-    Latents are those of the sampler, scaled to about unit variance: the decoder divides by the scaling factor itself.
+    `manifest` is what the compiler wrote about it; `sizes` are the (width, height) in pixels that it was
+    built for. Latents are those of the sampler, scaled to about unit variance: the decoder divides by the
+    scaling factor itself.
     """
 
     def __init__(self, library: Library) -> None:
@@ -68,12 +70,19 @@ class Model:
         with self.context() as context:
             return np.concatenate([self.hidden_states(context, prompt) for prompt in prompts])
 
-    def predict_noise(self, latents: Floats, timestep: float | Sequence[float] | Floats, context: Floats) -> Floats:
-        """The UNet: latents f32[N,4,h,w] at fractional timesteps, given text f32[N,77,width], to the noise f32[N,4,h,w]."""
+    def predict_noise(
+        self, latents: Floats, timestep: float | Sequence[float] | Floats, context: Floats
+    ) -> Floats:
+        """The UNet:
+
+        latents f32[N,4,h,w] at fractional timesteps, given text f32[N,77,width], to the noise f32[N,4,h,w].
+        """
         latents, text = _rows("latents", latents, 4), _rows("context", context, 3)
         timesteps = np.broadcast_to(np.asarray(timestep, np.float32), (len(latents),))
         if len(text) != len(latents):
-            raise ExecutionError(f"predict_noise: {len(latents)} latents need as many contexts, found {len(text)}")
+            raise ExecutionError(
+                f"predict_noise: {len(latents)} latents need as many contexts, found {len(text)}"
+            )
         size = self._latent_size(latents)
         with self.context() as memory:
             rows = []
@@ -88,18 +97,28 @@ class Model:
         latents = _rows("latents", latents, 4)
         size = self._latent_size(latents)
         with self.context() as context:
-            return np.concatenate([self.image(context, size, latents[row : row + 1]) for row in range(len(latents))])
+            return np.concatenate(
+                [self.image(context, size, latents[row : row + 1]) for row in range(len(latents))]
+            )
 
     def encode(self, images: Floats) -> Floats:
-        """The VAE's encoder: images f32[N,3,H,W] from -1 to 1 to the mean latents f32[N,4,h,w] that a sampler may start from."""
+        """The VAE's encoder:
+
+        images f32[N,3,H,W] from -1 to 1 to the mean latents f32[N,4,h,w] that a sampler may start from.
+        """
         images = _rows("images", images, 4)
         size = self.check_size((images.shape[3], images.shape[2]))
         if not self.manifest["has_encoder"]:
             raise ExecutionError("encode: the checkpoint has no VAE encoder, so this artifact has none")
         program = f"vae_encoder@{_text(size)}"
         with self.context() as context:
-            rows = [context.run(program, {"image": images[i : i + 1]}, trace=self.trace) for i in range(len(images))]
-        return np.concatenate([row["mean"] for row in rows]) * np.float32(self.manifest["scaling_factor"])
+            rows = [
+                context.run(program, {"image": images[i : i + 1]}, trace=self.trace)
+                for i in range(len(images))
+            ]
+        mean: Floats = np.concatenate([row["mean"] for row in rows])
+        mean *= np.float32(self.manifest["scaling_factor"])
+        return mean
 
     # Steps of a generation, in a context of the caller's
 
@@ -108,7 +127,9 @@ class Model:
         ids = self.tokenize(prompt).ids
         limit = int(self.manifest["vocabulary"])
         if int(ids.max()) >= limit:
-            raise ExecutionError(f"the text encoder knows {limit} tokens, but the prompt has token {int(ids.max())}")
+            raise ExecutionError(
+                f"the text encoder knows {limit} tokens, but the prompt has token {int(ids.max())}"
+            )
         return context.run("text", {"tokens": ids[None]}, trace=self.trace)["hidden_states"]
 
     def set_prompt(self, context: Context, size: tuple[int, int], text: Floats) -> None:
@@ -121,7 +142,9 @@ class Model:
         context.run(program, {"timestep": np.array([timestep], np.float32)}, trace=self.trace)
 
     def noise(self, context: Context, size: tuple[int, int], latents: Floats, rows: int) -> Floats:
-        """The predicted noise f32[rows,4,h,w] for latents f32[1,4,h,w], one row per text row of `set_prompt`."""
+        """The predicted noise f32[rows,4,h,w] for latents f32[1,4,h,w], one row per text row of
+        `set_prompt`.
+        """
         return context.run(f"unet@{_text(size)}x{rows}", {"latents": latents}, trace=self.trace)["noise"]
 
     def image(self, context: Context, size: tuple[int, int], latents: Floats) -> Floats:
@@ -143,18 +166,26 @@ class Model:
                 self._idle.append(context)
 
     def release(self, network: str) -> None:
-        """Gives back the memory of a network's weights (`text`, `unet`, `vae_decoder`, `vae_encoder`) until it next runs."""
+        """Gives back the memory of a network's weights (`text`, `unet`, `vae_decoder`, `vae_encoder`) until
+        it next runs.
+        """
         for program in self.library.programs:
             if program.split("@")[0].split(".")[0] == network:
                 self.library.release(program)
 
     def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        """The size itself, or the artifact's first if None. Raises UsageError for one that it was not built for."""
+        """The size itself, or the artifact's first if None.
+
+        Raises UsageError for one that it was not built for.
+        """
         if size is None:
             return self.sizes[0]
         if size not in self.sizes:
             known = ", ".join(_text(s) for s in self.sizes)
-            raise UsageError(f"size {_text(size)}: this artifact was built for {known}; build it with --size {_text(size)} too")
+            raise UsageError(
+                f"size {_text(size)}: this artifact was built for {known}; "
+                f"build it with --size {_text(size)} too"
+            )
         return size
 
     def _latent_size(self, latents: Floats) -> tuple[int, int]:
@@ -177,7 +208,9 @@ class Model:
 def _rows(name: str, array: Floats, rank: int) -> Floats:
     array = np.asarray(array, np.float32)
     if array.ndim != rank or not len(array):
-        raise ExecutionError(f"{name}: expected {rank} axes and at least one row, found shape {list(array.shape)}")
+        raise ExecutionError(
+            f"{name}: expected {rank} axes and at least one row, found shape {list(array.shape)}"
+        )
     return array
 
 

@@ -30,9 +30,11 @@ Progress = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What to make. `size` is (width, height) in pixels, None for the artifact's first; a negative seed is drawn at random.
+    """What to make. `size` is (width, height) in pixels, None for the artifact's first; a negative seed is
+    drawn at random.
 
-    Image number b of a batch has seed + b. At guidance scale 1 the negative prompt has no effect and costs nothing.
+    Image number b of a batch has seed + b. At guidance scale 1 the negative prompt has no effect and costs
+    nothing.
     """
 
     prompt: str
@@ -94,12 +96,21 @@ class Pipeline(Model):
         adapters = [(Path(a["file"]).stem, float(a["strength"])) for a in manifest["adapters"]]
         return [
             generation_parameters(
-                prompt=options.prompt, negative=options.negative, steps=options.steps, sampler=options.sampler,
-                schedule=options.schedule, cfg_scale=options.cfg_scale, seed=seed + row, width=size[0], height=size[1],
-                model=Path(manifest["checkpoint"]["file"]).stem, adapters=adapters, version=manifest["sdcomp"],
+                prompt=options.prompt,
+                negative=options.negative,
+                steps=options.steps,
+                sampler=options.sampler,
+                schedule=options.schedule,
+                cfg_scale=options.cfg_scale,
+                seed=seed + row,
+                width=size[0],
+                height=size[1],
+                model=Path(manifest["checkpoint"]["file"]).stem,
+                adapters=adapters,
+                version=manifest["sdcomp"],
             )
             for row in range(options.batch)
-        ]  # fmt: skip
+        ]
 
 
 @dataclass
@@ -122,8 +133,8 @@ class _Run:
         """Hidden states: of the negative prompt first if there is guidance, then of the prompt."""
         prompts = [self.options.negative, self.options.prompt] if self.is_guided else [self.options.prompt]
         self.warnings += [
-            f"the last {dropped} tokens of this prompt do not fit into {self.model.manifest['positions']} and were dropped: "
-            f"{prompt[:60]!r}"
+            f"the last {dropped} tokens of this prompt do not fit into {self.model.manifest['positions']} "
+            f"and were dropped: {prompt[:60]!r}"
             for prompt in prompts
             if (dropped := self.model.tokenize(prompt).truncated)
         ]
@@ -146,7 +157,9 @@ class _Run:
         start = noise() * np.float32(levels[0])
         with self._stage(SAMPLING) as step:
             self.model.set_prompt(context, self.size, text)
-            denoise = EpsDenoiser(lambda latents, timestep: self._predict(context, latents, timestep), schedule)
+            denoise = EpsDenoiser(
+                lambda latents, timestep: self._predict(context, latents, timestep), schedule
+            )
 
             def finished(index: int, steps: int, sigma: float) -> None:
                 del sigma
@@ -164,7 +177,9 @@ class _Run:
         predictions = []
         for row in range(len(latents)):
             noise = self.model.noise(context, self.size, latents[row : row + 1], rows)
-            predictions.append(guided(noise[:1], noise[1:], self.options.cfg_scale) if self.is_guided else noise)
+            predictions.append(
+                guided(noise[:1], noise[1:], self.options.cfg_scale) if self.is_guided else noise
+            )
         return np.concatenate(predictions)
 
     def decode(self, context: Context, latents: Floats) -> Floats:

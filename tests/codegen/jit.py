@@ -1,7 +1,8 @@
 """Runs kernels and programs in the test's own process, one thread, without a linker: LLVM's JIT over the very same code."""
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -10,19 +11,27 @@ from sdcomp.codegen.compile import emit_object, machine, new_module
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.module import name_kernels
 from sdcomp.codegen.plan import Buffer, Program, Space
-from sdcomp.codegen.targets import Target
+from sdcomp.codegen.targets import TARGETS, Target, host_features, resolve
 from sdcomp.ir.graph import Node
 from sdcomp.ir.interpret import evaluate
 from sdcomp.ir.types import Array
-from sdcomp.passes.plan_memory import plan_memory
+from sdcomp.passes.plan_memory import MemoryPlan, plan_memory
 from sdcomp.passes.split_parallel import split_parallel
 
 FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+UNWRITTEN = 0xFF
+"""Every byte that nobody has written: as f32, f16 and f64 it is NaN, so that reading it shows."""
+
+
+def runnable_targets() -> list[Target]:
+    """The targets whose instructions this machine has."""
+    present, family = host_features(), resolve("native").triple.partition("-")[0]
+    return [t for t in TARGETS.values() if t.triple.startswith(family) and present.issuperset(t.features)]
 
 
 def aligned(size: int) -> Array:
-    """Bytes at a 64-byte boundary, filled with NaN so that reading what nobody wrote shows."""
-    room = np.full(size + 192, 0xFF, np.uint8)
+    """Unwritten bytes at a 64-byte boundary."""
+    room = np.full(size + 192, UNWRITTEN, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + size]
 
@@ -42,47 +51,64 @@ class Jit:
         self._functions = {kernel: FUNCTION(self._library[symbol]) for kernel, symbol in symbols.items()}
         self._target = target
 
-    def run(self, kernel: Kernel, pointers: list[int], step: int = 0) -> None:
-        """All tiles; `step` at a time if given."""
+    @staticmethod
+    def of(kernels: Iterable[Kernel], target: Target) -> "Jit":
+        """Each distinct kernel once."""
+        return Jit({kernel: f"kernel_{n}" for n, kernel in enumerate(dict.fromkeys(kernels))}, target)
+
+    def run(self, kernel: Kernel, pointers: Sequence[int], order: Sequence[int] | None = None) -> None:
+        """All tiles in one call; or one call for each tile of `order`, with unwritten scratch memory every time."""
         table = (ctypes.c_void_p * len(pointers))(*pointers)
-        scratch = aligned(kernel.scratch_bytes(self._target))
-        for begin in range(0, kernel.tiles, step or kernel.tiles):
-            end = min(kernel.tiles, begin + (step or kernel.tiles))
+        for begin, end in [(0, kernel.tiles)] if order is None else [(tile, tile + 1) for tile in order]:
+            scratch = aligned(kernel.scratch_bytes(self._target))
             self._functions[kernel](ctypes.addressof(table), scratch.ctypes.data, begin, end)
 
 
-def run_kernel(kernel: Kernel, target: Target, arrays: list[Array], step: int = 0) -> None:
-    """One kernel over numpy arrays (any of them may be written)."""
-    Jit({kernel: "kernel"}, target).run(kernel, [a.ctypes.data for a in arrays], step)
+WeightReader = Callable[[Node], Array]
+
+
+@dataclass
+class _Memory:
+    """All memory of one artifact: what the runtime would allocate, map or get from the caller."""
+
+    inputs: Mapping[str, Array]
+    weights: WeightReader
+    kept: dict[Buffer, Array] = field(default_factory=dict)
+    outputs: dict[str, Array] = field(default_factory=dict)
+
+    def address(self, buffer: Buffer, plan: MemoryPlan, arena: Array) -> int:
+        if buffer.space is Space.ARENA:
+            return int(arena.ctypes.data) + plan.offsets[buffer]
+        if buffer.space is Space.INPUT:
+            return int(self.inputs[buffer.name].ctypes.data)
+        if buffer.space is Space.OUTPUT:
+            return int(self.outputs[buffer.name].ctypes.data)
+        if buffer not in self.kept:
+            self.kept[buffer] = self._fill(buffer)
+        return int(self.kept[buffer].ctypes.data)
+
+    def _fill(self, buffer: Buffer) -> Array:
+        content = aligned(buffer.bytes)
+        if buffer.weight is not None:
+            packed = buffer.weight.layout.pack(np.asarray(evaluate(buffer.weight.node, self.weights)))
+            content[:] = packed.view(np.uint8).ravel()
+        return content
 
 
 def run_programs(
-    programs: list[Program], target: Target, inputs: Mapping[str, Array], weights: Callable[[Node], Array]
+    programs: Sequence[Program], target: Target, inputs: Mapping[str, Array], weights: WeightReader
 ) -> dict[str, Array]:
     """Runs the programs in order, sharing state; returns all outputs. The arena is planned as in an artifact."""
     jit = Jit(name_kernels(programs), target)
-    kept: dict[Buffer, Array] = {}
-    results: dict[str, Array] = {}
-    given = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+    memory = _Memory({name: np.ascontiguousarray(value) for name, value in inputs.items()}, weights)
     for program in programs:
         plan = plan_memory(split_parallel(program))
         arena = aligned(plan.bytes)
-        results |= {n: np.full(t.shape, np.nan, t.dtype.numpy) for n, t in program.outputs.items()}
-
-        def address(buffer: Buffer, plan=plan, arena=arena) -> int:
-            if buffer.space is Space.ARENA:
-                return arena.ctypes.data + plan.offsets[buffer]
-            if buffer.space is Space.INPUT:
-                return given[buffer.name].ctypes.data
-            if buffer.space is Space.OUTPUT:
-                return results[buffer.name].ctypes.data
-            if buffer not in kept:
-                kept[buffer] = aligned(buffer.bytes)
-                if buffer.weight is not None:
-                    packed = buffer.weight.layout.pack(np.asarray(evaluate(buffer.weight.node, weights)))
-                    kept[buffer][:] = packed.view(np.uint8).ravel()
-            return kept[buffer].ctypes.data
-
+        memory.outputs |= {
+            name: aligned(kind.bytes).view(kind.dtype.numpy).reshape(kind.shape)
+            for name, kind in program.outputs.items()
+        }
         for call in program.calls:
-            jit.run(call.kernel, [address(o.buffer) + o.offset for o in call.operands])
-    return results
+            places = [memory.address(o.buffer, plan, arena) + o.offset for o in call.operands]
+            jit.run(call.kernel, places)
+    return memory.outputs

@@ -4,13 +4,11 @@ import ctypes
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -19,10 +17,9 @@ from sdcomp.runtime import abi
 from sdcomp.runtime.context import Array, Context, TraceEvent, aligned_empty
 from sdcomp.runtime.library import Library
 from sdcomp.runtime.payload import TRAILER, read_trailer
-from sdcomp.runtime.sources import HEADER_DIRECTORY, runtime_sources
+from sdcomp.runtime.sources import HEADER_DIRECTORY
 from tests.runtime.artifacts import (
     add_payload,
-    compile_runtime,
     fake_weights,
     link_library,
     write_weights,
@@ -30,27 +27,6 @@ from tests.runtime.artifacts import (
 )
 
 ROWS, COLUMNS = 4, 64
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("artifacts")
-
-
-@pytest.fixture(scope="module")
-def objects(folder: Path) -> list[Path]:
-    return compile_runtime(folder)
-
-
-@pytest.fixture(scope="module")
-def bare(folder: Path, objects: list[Path]) -> Path:
-    """The library without a payload."""
-    return link_library(folder / "bare.so", objects)
-
-
-@pytest.fixture(scope="module")
-def artifact(folder: Path, bare: Path) -> Path:
-    return add_payload(Path(shutil.copy(bare, folder / "model.so")))
 
 
 @pytest.fixture
@@ -378,39 +354,3 @@ def test_trace_names_kernels_and_workers(context: Context) -> None:
     assert all(worker in (0, 1) and begin <= start <= stop <= end for _, worker, start, stop in trace)
     last_square = max(stop for name, _, _, stop in trace if name == "square")
     assert all(start >= last_square for name, _, start, _ in trace if name == "combine")
-
-
-# ---- The C sources
-
-
-def test_only_the_interface_is_exported(artifact: Path) -> None:
-    tool = shutil.which("nm")
-    if tool is None:
-        pytest.skip("nm is not installed")
-    listing = subprocess.run(
-        [tool, "-D", "--defined-only", artifact], capture_output=True, text=True, check=True
-    )
-    exported = {line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()}
-    assert {name for name in exported if not name.startswith("_")} == set(abi._PROTOTYPES)
-
-
-def test_sources_compile_for_another_cpu(tmp_path: Path) -> None:
-    for source in runtime_sources():
-        zig("-target", "aarch64-linux-gnu", "-Wall", "-Werror", "-c", source, "-o", tmp_path / "object.o")
-
-
-def test_cpu_features_are_those_that_llvm_sees(tmp_path: Path) -> None:
-    (tmp_path / "features.c").write_text(
-        '#include "cpu.h"\n#include <stdio.h>\n'
-        "int main(void) {\n"
-        "  for (size_t i = 0; cpu_feature_name(i) != NULL; i++)\n"
-        '    printf("%s %d\\n", cpu_feature_name(i), cpu_has_feature(cpu_feature_name(i)));\n'
-        "}\n"
-    )
-    zig(tmp_path / "features.c", HEADER_DIRECTORY / "cpu.c", "-o", tmp_path / "features")
-    listing = subprocess.run([tmp_path / "features"], capture_output=True, text=True, check=True).stdout
-    found = {line.split()[0]: line.split()[1] == "1" for line in listing.splitlines()}
-    host = llvm.get_host_cpu_features()
-    compared = {name: offered for name, offered in found.items() if name in host}
-    assert compared == {name: bool(host[name]) for name in compared}
-    assert len(compared) >= 0.7 * len(found)

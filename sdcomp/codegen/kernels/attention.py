@@ -1,19 +1,20 @@
 """Attention without a score matrix: online softmax over blocks of keys, queries in the vector lanes.
 
-With queries in the lanes and keys in the rows, the running maximum and sum of softmax are plain vectors: nothing is ever summed
-across lanes. Per panel of `width` queries and block of keys (Milakov and Gimelshein 2018; Dao et al. 2022):
+With queries in the lanes and keys in the rows, the running maximum and sum of softmax are plain vectors:
+nothing is ever summed across lanes. Per panel of `width` queries and block of keys (Milakov and Gimelshein
+2018; Dao et al. 2022):
 
-    S[key][query]     = K[key][:] Qt[:][query]           micro-kernel; 1/sqrt(d) and log2(e) are folded into Qt
+    S[key][query]     = K[key][:] Qt[:][query]           micro-kernel; 1/sqrt(d) and log2(e) are folded into
+    Qt
     m' = max(m, max S),  P = 2^(S - m'),  l = l 2^(m - m') + sum P
     Ot[channel][query] = Ot 2^(m - m') + Vt[channel][:] P micro-kernel; V is read transposed, in place
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import sqrt
 
 import llvmlite.ir as ir
-
-from contextlib import AbstractContextManager
 
 from sdcomp.codegen.builder import I1, Emitter, Value, f32, i64
 from sdcomp.codegen.kernels import vectormath
@@ -29,7 +30,10 @@ _QUERIES_PER_TILE = 128
 
 @dataclass(frozen=True)
 class Attention(Kernel):
-    """Static shape. Operands: q, k, v, out; rows of all heads with the given strides; a batch of 1 serves every sample."""
+    """Static shape. Operands:
+
+    q, k, v, out; rows of all heads with the given strides; a batch of 1 serves every sample.
+    """
 
     batches: int
     query_batches: int
@@ -108,7 +112,10 @@ class Attention(Kernel):
 
 
 def most_keys(target: Target, vectors: int) -> int:
-    """Keys whose scores for one panel of queries fill two thirds of the first-level cache: they are read three times."""
+    """Keys whose scores for one panel of queries fill two thirds of the first-level cache:
+
+    they are read three times.
+    """
     return min(_MOST_KEYS, target.l1_bytes * 2 // 3 // (4 * vectors * target.lanes))
 
 
@@ -124,7 +131,9 @@ class _Tile:
 
     def __post_init__(self) -> None:
         e, k = self.e, self.kernel
-        self.queries, self.sums, self.scores, self.maxima, self.totals = (scratch(e, at) for at in k._layout())
+        self.queries, self.sums, self.scores, self.maxima, self.totals = (
+            scratch(e, at) for at in k._layout()
+        )
         column = e.b.mul(self.head, i64(k.channels))
 
         def base(index: int, batches: int, rows: int, stride: int) -> Value:
@@ -198,7 +207,17 @@ class _Tile:
             into = e.at(sums, e.b.mul(start, i64(k.width)))
             yes = ir.Constant(I1, 1)
             call_by_group(
-                e, partition, k.vectors, 1, k.value_stride, group, e.at(values, start), self.scores, into, keys, yes
+                e,
+                partition,
+                k.vectors,
+                1,
+                k.value_stride,
+                group,
+                e.at(values, start),
+                self.scores,
+                into,
+                keys,
+                yes,
             )
 
     def _score(self, panel: Value, first_key: Value, keys: int) -> None:
@@ -223,7 +242,9 @@ class _Tile:
             for v in range(k.vectors):
                 at = e.b.add(e.b.mul(key, i64(k.width)), i64(v * k.lanes))
                 hidden = e.mask(e.b.sub(ahead, i64(v * k.lanes)))
-                e.store_vector(e.b.select(hidden, e.splat(_FLOOR), e.load_vector(self.scores, at)), self.scores, at)
+                e.store_vector(
+                    e.b.select(hidden, e.splat(_FLOOR), e.load_vector(self.scores, at)), self.scores, at
+                )
 
     def _softmax(self, panel: Value, keys: int) -> list[Value]:
         """S becomes P; returns the factors 2^(m - m') by which earlier sums shrink."""
@@ -234,7 +255,10 @@ class _Tile:
         old = [e.load_vector(maxima, at) for at in lanes]
 
         def highest(at: Value, found: list[Value]) -> list[Value]:
-            return [e.maximum(f, e.load_vector(self.scores, e.b.add(at, i64(v)))) for f, v in zip(found, lanes, strict=True)]
+            return [
+                e.maximum(f, e.load_vector(self.scores, e.b.add(at, i64(v))))
+                for f, v in zip(found, lanes, strict=True)
+            ]
 
         new = e.reduce(0, keys * k.width, k.width, old, highest)
         rescale = [self._power(e.b.fsub(o, n)) for o, n in zip(old, new, strict=True)]

@@ -11,7 +11,10 @@ ARGUMENTS = (POINTER, POINTER, I64, I64)
 
 
 class Kernel(ABC):
-    """A frozen dataclass of static shapes. Equal kernels are emitted once, whatever buffers they are called with."""
+    """A frozen dataclass of static shapes.
+
+    Equal kernels are emitted once, whatever buffers they are called with.
+    """
 
     kind: str
 

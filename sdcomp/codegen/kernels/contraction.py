@@ -1,10 +1,12 @@
-"""matmul and conv2d: out[row][column] = epilogue(sum over taps and depth of x[row, tap][depth] w[column, tap][depth]).
+"""matmul and conv2d: out[row][column] = epilogue(sum over tap, k of x[row, tap][k] w[column, tap][k]).
 
-A matmul is a convolution with one tap. A tile is a block of rows times a block of weight panels. For each tap and block of depth
-the tile's panels are widened once from f16 into scratch and reused over all of its rows; partial sums stay in scratch until the
-last block, then bias, time embedding, residual and activation are applied while they are in the first-level cache.
+A matmul is a convolution with one tap. A tile is a block of rows times a block of weight panels. For each
+tap and block of depth the tile's panels are widened once from f16 into scratch and reused over all of its
+rows; partial sums stay in scratch until the last block, then bias, time embedding, residual and activation
+are applied while they are in the first-level cache.
 
-The input of a convolution is padded beforehand, so no tap needs a bounds check; row groups never cross image rows.
+The input of a convolution is padded beforehand, so no tap needs a bounds check; row groups never cross image
+rows.
 """
 
 from collections.abc import Iterator
@@ -23,10 +25,11 @@ import llvmlite.ir as ir  # isort: skip
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the epilogue. `bias`, `batch_vector` and `tensor` add the next operand; the others are pointwise operations.
+    """One step of the epilogue. `bias`, `batch_vector` and `tensor` add the next operand; the others are
+    pointwise operations.
 
-    bias: f32[columns padded to whole panels]; batch_vector: one f32 row of `stride` per sample; tensor: rows of `stride` like the
-    output's, one batch of them serving all if `shared`.
+    bias: f32[columns padded to whole panels]; batch_vector: one f32 row of `stride` per sample; tensor: rows
+    of `stride` like the output's, one batch of them serving all if `shared`.
     """
 
     kind: str
@@ -39,13 +42,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Contraction(Kernel):
-    """Static shape; strides are in f32 elements.
+class Geometry:
+    """Where the rows of the input are: batches x outer x inner of them (samples, image rows, pixels).
 
-    batches x outer x inner rows (samples, image rows, pixels); row (b, y, x) of the input starts at
-    b batch_stride + y outer_stride + x inner_stride, its taps at the offsets `taps` from there, each `depth` long.
-    `columns` counts weight columns: a gated kernel writes half of them, value times gelu(gate).
-    Operands: x, w, out, then one per step that takes one.
+    Row (b, y, x) starts at b batch_stride + y outer_stride + x inner_stride, in f32 elements, its taps at the
+    offsets `taps` from there, each `depth` long. A matmul has one tap.
     """
 
     batches: int
@@ -56,6 +57,17 @@ class Contraction(Kernel):
     inner_stride: int
     taps: tuple[int, ...]
     depth: int
+
+
+@dataclass(frozen=True)
+class Contraction(Kernel):
+    """Static shape. Operands: x, w, out, then one per step that takes one.
+
+    `columns` counts weight columns: a gated kernel writes half of them, value times gelu(gate). Rows of the
+    output are `out_stride` f32 apart.
+    """
+
+    geometry: Geometry
     columns: int
     out_stride: int
     weight_dtype: str
@@ -81,11 +93,11 @@ class Contraction(Kernel):
 
     @property
     def partition(self) -> Partition:
-        return Partition.of(self.inner, self.tile_rows)
+        return Partition.of(self.geometry.inner, self.tile_rows)
 
     @property
     def groups(self) -> int:
-        return self.batches * self.outer * self.partition.groups
+        return self.geometry.batches * self.geometry.outer * self.partition.groups
 
     @property
     def row_blocks(self) -> int:
@@ -101,7 +113,16 @@ class Contraction(Kernel):
 
     @property
     def multiplies(self) -> int:
-        return prod((self.batches, self.outer, self.inner, len(self.taps), self.depth, self.columns))
+        return prod(
+            (
+                self.geometry.batches,
+                self.geometry.outer,
+                self.geometry.inner,
+                len(self.geometry.taps),
+                self.geometry.depth,
+                self.columns,
+            )
+        )
 
     @property
     def _sum_floats(self) -> int:
@@ -114,11 +135,12 @@ class Contraction(Kernel):
     def tiled(self, target: Target) -> "Contraction":
         """The same kernel with its tile sizes chosen for the target's caches.
 
-        A panel's block of depth should stay in half of the first-level cache, the tile's panels and sums in half of the
-        second-level one; rows are many enough to pay for widening the panels, tiles many enough to feed the workers.
+        A panel's block of depth should stay in half of the first-level cache, the tile's panels and sums in
+        half of the second-level one; rows are many enough to pay for widening the panels, tiles many enough
+        to feed the workers.
         """
         most_depth = max(64, target.l1_bytes // (4 * self.width))
-        depth_block = -(-self.depth // -(-self.depth // most_depth))
+        depth_block = -(-self.geometry.depth // -(-self.geometry.depth // most_depth))
         rows = self.partition.rows
         row_block = min(self.groups, max(1, _ROWS_PER_TILE // rows))
         panel_bytes = 4 * self.width * (depth_block + row_block * rows)
@@ -142,25 +164,24 @@ class Contraction(Kernel):
         first_panel = e.b.mul(e.b.srem(tile, i64(self.panel_blocks)), i64(self.panel_block))
         last_group = e.minimum_integer(e.b.add(first_group, i64(self.row_block)), i64(self.groups))
         last_panel = e.minimum_integer(e.b.add(first_panel, i64(self.panel_block)), i64(self.panels))
-        with self._tap(e) as tap, e.loop(0, self.depth, self.depth_block) as depth_start:
-            count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(self.depth), depth_start))
+        with self._tap(e) as tap, e.loop(0, self.geometry.depth, self.depth_block) as depth_start:
+            count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(self.geometry.depth), depth_start))
             block = _Block(self, e, tap, depth_start, count, first_panel)
             if self.weight_dtype == "f16":
                 with e.loop(first_panel, last_panel) as panel:
                     block.widen(panel)
-            with e.loop(first_panel, last_panel) as panel:
-                with e.loop(first_group, last_group) as group:
-                    row = _RowGroup(self, e, group)
-                    slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
-                    slot = e.b.add(slot, e.b.sub(panel, first_panel))
-                    sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
-                    block.multiply(row, panel, sums)
-                    with e.when(block.is_last()):
-                        _Epilogue(self, e, row, panel).emit(sums)
+            with e.loop(first_panel, last_panel) as panel, e.loop(first_group, last_group) as group:
+                row = _RowGroup(self, e, group)
+                slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
+                slot = e.b.add(slot, e.b.sub(panel, first_panel))
+                sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
+                block.multiply(row, panel, sums)
+                with e.when(block.is_last()):
+                    _Epilogue(self, e, row, panel).emit(sums)
 
     @contextmanager
     def _tap(self, e: Emitter) -> Iterator[Value]:
-        with e.loop(0, len(self.taps)) as tap:
+        with e.loop(0, len(self.geometry.taps)) as tap:
             yield tap
 
 
@@ -176,14 +197,18 @@ class _RowGroup:
         e, k = self.e, self.kernel
         image_row = e.b.sdiv(self.group, i64(k.partition.groups))
         self.within = e.b.srem(self.group, i64(k.partition.groups))
-        self.batch = e.b.sdiv(image_row, i64(k.outer))
-        self.outer = e.b.srem(image_row, i64(k.outer))
+        self.batch = e.b.sdiv(image_row, i64(k.geometry.outer))
+        self.outer = e.b.srem(image_row, i64(k.geometry.outer))
         self.inner = k.partition.start(e, self.within)
-        self.first_row = e.b.add(e.b.mul(image_row, i64(k.inner)), self.inner)
+        self.first_row = e.b.add(e.b.mul(image_row, i64(k.geometry.inner)), self.inner)
 
     def input_offset(self) -> Value:
         e, k = self.e, self.kernel
-        parts = ((self.batch, k.batch_stride), (self.outer, k.outer_stride), (self.inner, k.inner_stride))
+        parts = (
+            (self.batch, k.geometry.batch_stride),
+            (self.outer, k.geometry.outer_stride),
+            (self.inner, k.geometry.inner_stride),
+        )
         offset = i64(0)
         for index, stride in parts:
             offset = e.b.add(offset, e.b.mul(index, i64(stride)))
@@ -209,8 +234,8 @@ class _Block:
     def _weights(self, panel: Value) -> Value:
         """Offset of the block in the packed weights [panel][tap][depth][width]."""
         e, k = self.e, self.kernel
-        at = e.b.add(e.b.mul(panel, i64(len(k.taps))), self.tap)
-        return e.b.mul(e.b.add(e.b.mul(at, i64(k.depth)), self.start), i64(k.width))
+        at = e.b.add(e.b.mul(panel, i64(len(k.geometry.taps))), self.tap)
+        return e.b.mul(e.b.add(e.b.mul(at, i64(k.geometry.depth)), self.start), i64(k.width))
 
     def _staged(self, panel: Value) -> Value:
         e, k = self.e, self.kernel
@@ -228,18 +253,30 @@ class _Block:
 
     def multiply(self, row: _RowGroup, panel: Value, sums: Value) -> None:
         e, k = self.e, self.kernel
-        taps = constant_table(e.module, "taps_" + "_".join(map(str, k.taps)), I64, k.taps)
+        taps = constant_table(e.module, "taps_" + "_".join(map(str, k.geometry.taps)), I64, k.geometry.taps)
         tap_offset = e.load(taps, self.tap, I64)
         a = e.at(operand(e, 0), e.b.add(e.b.add(row.input_offset(), tap_offset), self.start))
         b = self._staged(panel) if k.weight_dtype == "f16" else e.at(operand(e, 1), self._weights(panel))
         first = e.b.icmp_signed("==", e.b.or_(self.tap, self.start), i64(0))
         accumulate = e.b.xor(first, ir.Constant(I1, 1))
-        call_by_group(e, k.partition, k.vectors, k.inner_stride, 1, row.within, a, b, sums, self.count, accumulate)
+        call_by_group(
+            e,
+            k.partition,
+            k.vectors,
+            k.geometry.inner_stride,
+            1,
+            row.within,
+            a,
+            b,
+            sums,
+            self.count,
+            accumulate,
+        )
 
     def is_last(self) -> Value:
         e, k = self.e, self.kernel
-        last_tap = e.b.icmp_signed("==", self.tap, i64(len(k.taps) - 1))
-        last_depth = e.b.icmp_signed(">=", e.b.add(self.start, i64(k.depth_block)), i64(k.depth))
+        last_tap = e.b.icmp_signed("==", self.tap, i64(len(k.geometry.taps) - 1))
+        last_depth = e.b.icmp_signed(">=", e.b.add(self.start, i64(k.depth_block)), i64(k.geometry.depth))
         return e.b.and_(last_tap, last_depth)
 
 
@@ -296,7 +333,10 @@ class _Epilogue:
         fixed = self._fixed()
         out = operand(e, 2)
         with e.loop(0, self.row.rows()) as r:
-            values = [e.load_vector(sums, e.b.add(e.b.mul(r, i64(k.width)), i64(v * k.lanes))) for v in range(k.vectors)]
+            values = [
+                e.load_vector(sums, e.b.add(e.b.mul(r, i64(k.width)), i64(v * k.lanes)))
+                for v in range(k.vectors)
+            ]
             absolute = e.b.add(self.row.first_row, r)
             for number, step, index in self._operands():
                 values = self._apply(step, values, fixed.get(number), absolute, index)
@@ -306,13 +346,15 @@ class _Epilogue:
             start = e.b.add(e.b.mul(absolute, i64(k.out_stride)), self.column)
             self._store(out, start, values)
 
-    def _apply(self, step: Step, values: list[Value], fixed: list[Value] | None, row: Value, index: int) -> list[Value]:
+    def _apply(
+        self, step: Step, values: list[Value], fixed: list[Value] | None, row: Value, index: int
+    ) -> list[Value]:
         e = self.e
         if fixed is not None:
             return [e.b.fadd(a, b) for a, b in zip(values, fixed, strict=True)]
         if step.kind == "tensor":
             if step.shared:
-                row = e.b.srem(row, i64(self.kernel.outer * self.kernel.inner))
+                row = e.b.srem(row, i64(self.kernel.geometry.outer * self.kernel.geometry.inner))
             start = e.b.add(e.b.mul(row, i64(step.stride)), self.column)
             pointer = operand(e, index)
             return [e.b.fadd(value, self._load(pointer, start, v)) for v, value in enumerate(values)]

@@ -1,9 +1,12 @@
-"""Group normalisation in three kernels: statistics per chunk of rows, their combination per group, and the application.
+"""Group normalisation in three kernels: statistics per chunk of rows, their combination per group, and the
+application.
 
-Statistics use shifted data (Chan, Golub and LeVeque 1983): sums of x - x0 and (x - x0)^2 per channel, x0 being the chunk's first
-row. A bare sum of squares would cancel where the mean is large. Chunks are fixed by the shape, so results do not depend on threads.
+Statistics use shifted data (Chan, Golub and LeVeque 1983): sums of x - x0 and (x - x0)^2 per channel, x0
+being the chunk's first row. A bare sum of squares would cancel where the mean is large. Chunks are fixed by
+the shape, so results do not depend on threads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import llvmlite.ir as ir
@@ -18,7 +21,10 @@ _LEAST_ROWS = 16
 
 @dataclass(frozen=True)
 class GroupNormStatistics(Kernel):
-    """Operands: x, partials f32[batches][chunks][2][channels]: mean and sum of squared deviations per channel."""
+    """Operands: x, partials f32[batches][chunks][2][channels]:
+
+    mean and sum of squared deviations per channel.
+    """
 
     batches: int
     rows: int
@@ -71,7 +77,10 @@ class GroupNormStatistics(Kernel):
 
 @dataclass(frozen=True)
 class GroupNormCombine(Kernel):
-    """Operands: partials, gamma, beta, factors f32[batches][2][channels]: y = x factor + offset per channel. In f64."""
+    """Operands: partials, gamma, beta, factors f32[batches][2][channels]: y = x factor + offset per channel.
+
+    In f64.
+    """
 
     statistics: GroupNormStatistics
     groups: int
@@ -91,8 +100,9 @@ class GroupNormCombine(Kernel):
         partials = e.at(operand(e, 0), e.b.add(e.b.mul(batch, i64(s.chunks * 2 * s.channels)), first))
         total = ir.Constant(F64, float(s.rows * size))
 
-        def each(body):  # type: ignore[no-untyped-def]
+        def each(body: Callable[[Value, Value, Value], Value]) -> Value:
             """Sum over chunks and channels of `body(rows, mean, spread)`."""
+
             def chunk(index: Value, sums: list[Value]) -> list[Value]:
                 left = e.b.sub(i64(s.rows), e.b.mul(index, i64(s.chunk_rows)))
                 rows = e.b.sitofp(e.minimum_integer(left, i64(s.chunk_rows)), F64)
@@ -114,7 +124,9 @@ class GroupNormCombine(Kernel):
             return e.b.fadd(spread, e.b.fmul(rows, e.b.fmul(d, d)))
 
         variance = e.b.fdiv(each(deviation), total)
-        scale = e.b.fdiv(ir.Constant(F64, 1.0), e.intrinsic("sqrt", e.b.fadd(variance, ir.Constant(F64, self.eps))))
+        scale = e.b.fdiv(
+            ir.Constant(F64, 1.0), e.intrinsic("sqrt", e.b.fadd(variance, ir.Constant(F64, self.eps)))
+        )
         factors = e.at(operand(e, 3), e.b.mul(batch, i64(2 * s.channels)))
         with e.loop(first, e.b.add(first, i64(size))) as c:
             factor = e.b.fmul(e.b.fpext(e.load(operand(e, 1), c), F64), scale)
@@ -127,7 +139,8 @@ class GroupNormCombine(Kernel):
 class GroupNormApply(Kernel):
     """y = activation(x factor + offset), with a border of zeros. A tile is one image row of the output.
 
-    Operands: x [batches][height][width] rows of `stride`, factors, out with the padding (top, left, bottom, right).
+    Operands: x [batches][height][width] rows of `stride`, factors, out with the padding (top, left, bottom,
+    right).
     """
 
     batches: int
@@ -174,10 +187,22 @@ class GroupNormApply(Kernel):
 
             e.columns(self.channels, column)
 
-        bordered_row(e, row, self.padding, self.height, self.width, out, self.out_stride, self.channels, pixel)
+        bordered_row(
+            e, row, self.padding, self.height, self.width, out, self.out_stride, self.channels, pixel
+        )
 
 
-def bordered_row(e: Emitter, row, padding, height, width, out, stride, channels, pixel) -> None:  # type: ignore[no-untyped-def]
+def bordered_row(
+    e: Emitter,
+    row: Value,
+    padding: tuple[int, int, int, int],
+    height: int,
+    width: int,
+    out: Value,
+    stride: int,
+    channels: int,
+    pixel: Callable[[Value], None],
+) -> None:
     """One image row of a padded output: zeros in the border, `pixel(x)` for each x inside."""
     top, left, _, right = padding
     first, last = left, left + width
@@ -187,9 +212,7 @@ def bordered_row(e: Emitter, row, padding, height, width, out, stride, channels,
             into = e.at(out, e.b.mul(x, i64(stride)))
             e.columns(channels, lambda c, mask: e.store_masked(e.zeros(), into, c, mask))
 
-    inside = e.b.and_(
-        e.b.icmp_signed(">=", row, i64(top)), e.b.icmp_signed("<", row, i64(top + height))
-    )
+    inside = e.b.and_(e.b.icmp_signed(">=", row, i64(top)), e.b.icmp_signed("<", row, i64(top + height)))
     with e.b.if_else(inside) as (then, otherwise):
         with then:
             clear(0, first)

@@ -1,8 +1,9 @@
 """The micro-kernel: C[rows][width] (+)= A[rows][depth] B[depth][width], all accumulators in registers.
 
-A is read in place, one broadcast per row and step, so it needs no packing: its element (row, k) is at `row * row_stride +
-k * depth_stride`, both static, which makes every address one register and a displacement. B and C are contiguous panels of
-`width = vectors * lanes` columns. Goto and van de Geijn 2008, with the packing of A left out because the compiler knows the strides.
+A is read in place, one broadcast per row and step, so it needs no packing: its element (row, k) is at `row *
+row_stride + k * depth_stride`, both static, which makes every address one register and a displacement. B and
+C are contiguous panels of `width = vectors * lanes` columns. Goto and van de Geijn 2008, with the packing of
+A left out because the compiler knows the strides.
 """
 
 from dataclasses import dataclass
@@ -26,9 +27,14 @@ class MicroKernel:
         return f"micro_{self.rows}x{self.vectors}_{self.row_stride}_{self.depth_stride}"
 
     def function(self, e: Emitter) -> Value:
-        """void (A, B, C, i64 depth, i1 accumulate): with `accumulate` the sums start from C, otherwise from zero."""
+        """void (A, B, C, i64 depth, i1 accumulate):
+
+        with `accumulate` the sums start from C, otherwise from zero.
+        """
         if self.symbol not in e.module.globals:
-            self._emit(new_function(e.module, self.symbol, [POINTER, POINTER, POINTER, I64, I1], e.target, True))
+            self._emit(
+                new_function(e.module, self.symbol, [POINTER, POINTER, POINTER, I64, I1], e.target, True)
+            )
         return e.module.globals[self.symbol]
 
     def call(self, e: Emitter, a: Value, b: Value, c: Value, depth: Value | int, accumulate: Value) -> None:
@@ -85,10 +91,14 @@ class Partition:
 
     @staticmethod
     def of(count: int, most: int) -> "Partition":
-        """As few groups as `most` rows each allow, as even as possible, so that two micro-kernels serve all."""
+        """As few groups as `most` rows each allow, as even as possible, so that two micro-kernels serve
+        all.
+        """
         groups = -(-count // most)
         base, larger = divmod(count, groups)
-        return Partition(count, groups, base + 1, larger) if larger else Partition(count, groups, base, groups)
+        return (
+            Partition(count, groups, base + 1, larger) if larger else Partition(count, groups, base, groups)
+        )
 
     def start(self, e: Emitter, group: Value) -> Value:
         """First row of a group."""
@@ -97,8 +107,17 @@ class Partition:
 
 
 def call_by_group(
-    e: Emitter, partition: Partition, vectors: int, row_stride: int, depth_stride: int,
-    group: Value, a: Value, b: Value, c: Value, depth: Value | int, accumulate: Value,
+    e: Emitter,
+    partition: Partition,
+    vectors: int,
+    row_stride: int,
+    depth_stride: int,
+    group: Value,
+    a: Value,
+    b: Value,
+    c: Value,
+    depth: Value | int,
+    accumulate: Value,
 ) -> None:
     """The micro-kernel of this group's row count."""
     large = MicroKernel(partition.rows, vectors, row_stride, depth_stride)
@@ -111,4 +130,3 @@ def call_by_group(
             large.call(e, a, b, c, depth, accumulate)
         with otherwise:
             small.call(e, a, b, c, depth, accumulate)
-

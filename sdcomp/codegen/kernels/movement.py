@@ -1,4 +1,7 @@
-"""Kernels that move data: strided copies of any rank, and nearest-neighbour upsampling with a border of zeros."""
+"""Kernels that move data:
+
+strided copies of any rank, and nearest-neighbour upsampling with a border of zeros.
+"""
 
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +17,8 @@ _TILE_ELEMENTS = 1 << 14
 class StridedCopy(Kernel):
     """out[i, j, ...] = x[i, j, ...], each with its own strides in elements; a source stride of 0 repeats.
 
-    `out_offset` and `source_offset` choose a part of either. A tile is some rows of the last axis. Operands: x, out.
+    `out_offset` and `source_offset` choose a part of either. A tile is some rows of the last axis. Operands:
+    x, out.
     """
 
     shape: tuple[int, ...]
@@ -41,7 +45,9 @@ class StridedCopy(Kernel):
         first = e.b.mul(tile, i64(self.rows_per_tile))
         last = e.minimum_integer(e.b.add(first, i64(self.rows_per_tile)), i64(self.rows))
         with e.loop(first, last) as row:
-            source = e.at(operand(e, 0), offset_of_row(e, row, self.shape, self.source_strides, self.source_offset))
+            source = e.at(
+                operand(e, 0), offset_of_row(e, row, self.shape, self.source_strides, self.source_offset)
+            )
             out = e.at(operand(e, 1), offset_of_row(e, row, self.shape, self.out_strides, self.out_offset))
             self._row(e, source, out)
 
@@ -54,7 +60,9 @@ class StridedCopy(Kernel):
             e.store(e.load(source, e.b.mul(at, i64(step))), out, e.b.mul(at, i64(out_step)))
 
 
-def offset_of_row(e: Emitter, row: Value, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Value:
+def offset_of_row(
+    e: Emitter, row: Value, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0
+) -> Value:
     """Element offset of row number `row` (row-major over all axes but the last)."""
     offset = i64(start)
     for extent, stride in reversed(list(zip(shape[:-1], strides[:-1], strict=True))):
@@ -65,7 +73,10 @@ def offset_of_row(e: Emitter, row: Value, shape: tuple[int, ...], strides: tuple
 
 @dataclass(frozen=True)
 class Resample(Kernel):
-    """Each pixel repeated scale x scale times, with a border of zeros (top, left, bottom, right). Operands: x, out."""
+    """Each pixel repeated scale x scale times, with a border of zeros (top, left, bottom, right). Operands:
+
+    x, out.
+    """
 
     batches: int
     height: int
@@ -101,7 +112,9 @@ class Resample(Kernel):
             into = e.at(out, e.b.mul(index, i64(self.out_stride)))
             column = e.b.sdiv(e.b.sub(index, i64(self.padding[1])), i64(self.scale))
             source = e.at(x, e.b.mul(column, i64(self.stride)))
-            e.columns(self.channels, lambda c, mask: e.store_masked(e.load_masked(source, c, mask), into, c, mask))
+            e.columns(
+                self.channels, lambda c, mask: e.store_masked(e.load_masked(source, c, mask), into, c, mask)
+            )
 
         height, width = self.height * self.scale, self.width * self.scale
         bordered_row(e, row, self.padding, height, width, out, self.out_stride, self.channels, pixel)

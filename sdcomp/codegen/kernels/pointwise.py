@@ -14,7 +14,8 @@ _TILE_ELEMENTS = 1 << 13
 
 @dataclass(frozen=True)
 class Pointwise(Kernel):
-    """`program` is postfix: ("load", n) pushes operand n, ("constant", value) a number, (op, 0) applies an operation.
+    """`program` is postfix: ("load", n) pushes operand n, ("constant", value) a number, (op, 0) applies an
+    operation.
 
     `strides` per operand and axis of `shape`, 0 where it is broadcast. Operands: the sources, then out.
     """
@@ -47,7 +48,10 @@ class Pointwise(Kernel):
                 for index, strides in enumerate(self.strides)
             ]
             out = e.at(operand(e, len(self.strides)), offset_of_row(e, row, self.shape, self.out_strides))
-            e.columns(self.shape[-1], lambda at, mask: e.store_masked(self._evaluate(e, sources, at, mask), out, at, mask))
+            e.columns(
+                self.shape[-1],
+                lambda at, mask: e.store_masked(self._evaluate(e, sources, at, mask), out, at, mask),
+            )
 
     def _evaluate(self, e: Emitter, sources: list[Value], at: Value, mask: Value | None) -> Value:
         stack: list[Value] = []
@@ -55,7 +59,9 @@ class Pointwise(Kernel):
             if op == "load":
                 index = int(argument)
                 repeated = self.strides[index][-1] == 0
-                stack.append(e.splat(e.load(sources[index])) if repeated else e.load_masked(sources[index], at, mask))
+                stack.append(
+                    e.splat(e.load(sources[index])) if repeated else e.load_masked(sources[index], at, mask)
+                )
             elif op == "constant":
                 stack.append(e.splat(argument))
             elif op in BINARY:

@@ -1,5 +1,6 @@
 """Kernels over independent rows: layer normalisation, softmax, look-up of embeddings, timestep embedding."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import llvmlite.ir as ir
@@ -105,7 +106,10 @@ class Softmax(Kernel):
 
 @dataclass(frozen=True)
 class Gather(Kernel):
-    """Operands: table [entries][channels] as stored, indices i32[rows], out. Indices are clamped into the table."""
+    """Operands: table [entries][channels] as stored, indices i32[rows], out.
+
+    Indices are clamped into the table.
+    """
 
     rows: int
     entries: int
@@ -153,7 +157,10 @@ class TimestepEmbedding(Kernel):
         half = self.channels // 2
         frequencies = self.max_period ** (-np.arange(half) / half)
         table = constant_table(
-            e.module, f"frequencies_{half}_{self.max_period:.0f}", ir.DoubleType(), [float(f) for f in frequencies]
+            e.module,
+            f"frequencies_{half}_{self.max_period:.0f}",
+            ir.DoubleType(),
+            [float(f) for f in frequencies],
         )
         time = e.b.fpext(e.load(operand(e, 0), tile), ir.DoubleType())
         out = e.at(operand(e, 1), e.b.mul(tile, i64(self.out_stride)))
@@ -163,7 +170,7 @@ class TimestepEmbedding(Kernel):
             e.store(e.b.fptrunc(e.intrinsic("sin", angle), F32), out, e.b.add(i, i64(half)))
 
 
-def _rows_of(e: Emitter, tile: Value, rows: int):  # type: ignore[no-untyped-def]
+def _rows_of(e: Emitter, tile: Value, rows: int) -> AbstractContextManager[Value]:
     """The loop over the rows of one tile."""
     first = e.b.mul(tile, i64(_ROWS_PER_TILE))
     return e.loop(first, e.minimum_integer(e.b.add(first, i64(_ROWS_PER_TILE)), i64(rows)))

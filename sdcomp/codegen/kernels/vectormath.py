@@ -14,13 +14,17 @@ _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126.0, 127.0
 
 @cache
 def exp2_coefficients(degree: int) -> tuple[float, ...]:
-    """2^f on [-1/2, 1/2], lowest power first: interpolation in Chebyshev nodes, which is within a factor of two of the best."""
+    """2^f on [-1/2, 1/2], lowest power first:
+
+    interpolation in Chebyshev nodes, which is within a factor of two of the best.
+    """
     nodes = 0.5 * np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
     return tuple(float(c) for c in np.polynomial.polynomial.polyfit(nodes, np.exp2(nodes), degree))
 
 
 def exp2(e: Emitter, x: Value, degree: int = 6, negative: bool = False) -> Value:
-    """2^x = 2^n 2^f with n = round(x): the polynomial's exponent field is raised by n. Saturates at 2^-126 and 2^127.
+    """2^x = 2^n 2^f with n = round(x): the polynomial's exponent field is raised by n. Saturates at 2^-126
+    and 2^127.
 
     `negative` promises x <= 0 and saves the upper bound.
     """
@@ -56,8 +60,9 @@ _ERF_POLYNOMIAL = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.06140
 def gelu(e: Emitter, x: Value) -> Value:
     """x Phi(x), with erf by Abramowitz and Stegun 7.1.26: |error of erf| <= 1.5e-7.
 
-    With z = |x| / sqrt 2 and t = 1 / (1 + p z): 1 - erf(z) = t (a1 + t (a2 + ...)) exp(-z^2), so that x Phi(x) is
-    x (1 - r/2) for x > 0 and x r/2 otherwise, r being that product: no cancellation in the negative tail.
+    With z = |x| / sqrt 2 and t = 1 / (1 + p z): 1 - erf(z) = t (a1 + t (a2 + ...)) exp(-z^2), so that x
+    Phi(x) is x (1 - r/2) for x > 0 and x r/2 otherwise, r being that product: no cancellation in the
+    negative tail.
     """
     z = e.b.fmul(e.intrinsic("fabs", x), e.splat(0.5**0.5))
     t = e.b.fdiv(e.splat(1.0), e.fma(z, e.splat(_ERF_SCALE), e.splat(1.0)))

@@ -1,1 +1,4 @@
-"""Patterns of `fuse_kernels`: one file per kernel family, each a matcher from a root node to a group of nodes."""
+"""Patterns of `fuse_kernels`:
+
+one file per kernel family, each a matcher from a root node to a group of nodes.
+"""

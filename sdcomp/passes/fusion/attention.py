@@ -15,9 +15,10 @@ def _lower(root: Node, lowering: Lowering) -> None:
     q, k, v = (lowering.view(operand) for operand in root.operands)
     out, heads, target = lowering.result(root), root.integer("heads"), lowering.target
     kernel = Attention(
-        batches=root.shape[0], query_batches=q.shape[0], key_batches=k.shape[0], heads=heads, queries=q.shape[1],
-        keys=k.shape[1], channels=q.channels // heads, query_stride=q.stride, key_stride=k.stride, value_stride=v.stride,
-        out_stride=out.stride, causal=bool(root.attributes["causal"]), vectors=target.panel_vectors,
+        batches=root.shape[0], query_batches=q.shape[0], key_batches=k.shape[0], heads=heads,
+        queries=q.shape[1], keys=k.shape[1], channels=q.channels // heads,
+        query_stride=q.stride, key_stride=k.stride, value_stride=v.stride, out_stride=out.stride,
+        causal=bool(root.attributes["causal"]), vectors=target.panel_vectors,
         tile_rows=target.tile_rows(target.panel_vectors), lanes=target.lanes,
         most_keys=most_keys(target, target.panel_vectors),
     )  # fmt: skip

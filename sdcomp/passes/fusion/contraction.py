@@ -1,9 +1,12 @@
-"""matmul and conv2d with what follows them: bias, time embedding, residual, activation, and the gate of GEGLU."""
+"""matmul and conv2d with what follows them:
+
+bias, time embedding, residual, activation, and the gate of GEGLU.
+"""
 
 from dataclasses import dataclass, field
 from math import prod
 
-from sdcomp.codegen.kernels.contraction import Contraction, Step, panel_vectors
+from sdcomp.codegen.kernels.contraction import Contraction, Geometry, Step, panel_vectors
 from sdcomp.codegen.plan import Buffer, View
 from sdcomp.codegen.weights import Panels, Vector
 from sdcomp.errors import PassError
@@ -75,7 +78,9 @@ def _extend(chain: _Chain | None, kind: str, operand: Node | None) -> _Chain | N
 
 def _added(node: Node, root: Node, context: Context) -> _Chain | None:
     """The operand computed last carries the chain; the other is read by the epilogue."""
-    for inner, other in sorted((node.operands, node.operands[::-1]), key=lambda pair: -context.position[pair[0]]):
+    for inner, other in sorted(
+        (node.operands, node.operands[::-1]), key=lambda pair: -context.position[pair[0]]
+    ):
         kind = _added_kind(node, inner, other, context)
         chain = _chain(inner, root, context) if kind and inner not in context.constants else None
         if chain is not None:
@@ -108,8 +113,15 @@ def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     if not _rows_match(root, anchor):
         raise PassError(f"{label(anchor)}: the fused output {root.type} has other rows than {anchor.type}")
     kernel = Contraction(
-        **_geometry(anchor, x), columns=columns, out_stride=out.stride, weight_dtype=dtype.value, steps=steps,
-        gated=chain.gated, vectors=vectors, tile_rows=lowering.target.tile_rows(vectors), lanes=lowering.target.lanes,
+        geometry=_geometry(anchor, x),
+        columns=columns,
+        out_stride=out.stride,
+        weight_dtype=dtype.value,
+        steps=steps,
+        gated=chain.gated,
+        vectors=vectors,
+        tile_rows=lowering.target.tile_rows(vectors),
+        lanes=lowering.target.lanes,
     ).tiled(lowering.target)
     lowering.call(kernel, [*operands, out, *extra], 2, label(anchor))
 
@@ -118,7 +130,9 @@ def _rows_match(root: Node, anchor: Node) -> bool:
     return prod(root.shape[:-1]) == prod(anchor.shape[:-1])
 
 
-def _steps(chain: _Chain, anchor: Node, width: int, lowering: Lowering) -> tuple[tuple[Step, ...], list[View | Buffer]]:
+def _steps(
+    chain: _Chain, anchor: Node, width: int, lowering: Lowering
+) -> tuple[tuple[Step, ...], list[View | Buffer]]:
     steps: list[Step] = []
     operands: list[View | Buffer] = []
     for kind, node in chain.steps:
@@ -136,24 +150,18 @@ def _steps(chain: _Chain, anchor: Node, width: int, lowering: Lowering) -> tuple
     return tuple(steps), operands
 
 
-def _geometry(anchor: Node, x: View) -> dict[str, int | tuple[int, ...]]:
-    """The part of `Contraction` that says where rows and taps are."""
+def _geometry(anchor: Node, x: View) -> Geometry:
+    """Where rows and taps are."""
     if anchor.op == "matmul":
         batches = x.shape[0] if len(x.shape) > 2 else 1
         inner = x.rows // batches
-        return {
-            "batches": batches, "outer": 1, "inner": inner, "batch_stride": inner * x.stride, "outer_stride": 0,
-            "inner_stride": x.stride, "taps": (0,), "depth": x.channels,
-        }  # fmt: skip
+        return Geometry(batches, 1, inner, inner * x.stride, 0, x.stride, (0,), x.channels)
     if any(anchor.integers("padding")):
         raise PassError(f"{label(anchor)}: a convolution must read a padded input; run expose_padding first")
     batches, height, width, channels = x.shape
     kernel_height, kernel_width = anchor.operands[1].shape[2:]
     stride = anchor.integer("stride")
     row = width * x.stride
-    return {
-        "batches": batches, "outer": anchor.shape[1], "inner": anchor.shape[2], "batch_stride": height * row,
-        "outer_stride": stride * row, "inner_stride": stride * x.stride,
-        "taps": tuple(i * row + j * x.stride for i in range(kernel_height) for j in range(kernel_width)),
-        "depth": channels,
-    }  # fmt: skip
+    taps = tuple(i * row + j * x.stride for i in range(kernel_height) for j in range(kernel_width))
+    outer, inner = anchor.shape[1:3]
+    return Geometry(batches, outer, inner, height * row, stride * row, stride * x.stride, taps, channels)

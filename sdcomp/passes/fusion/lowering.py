@@ -12,7 +12,10 @@ from sdcomp.ir.graph import Graph, Node, topological_order
 from sdcomp.ir.types import DType, TensorType
 
 SMALL_MATRIX = 1 << 16
-"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32: rounding it would save next to nothing."""
+"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32:
+
+rounding it would save next to nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,15 @@ class Context:
         for node in nodes:
             if node.op != "input" and constants.issuperset(node.operands):
                 constants.add(node)
-        return Context(graph, graph.users(), frozenset(constants), {node: at for at, node in enumerate(nodes)})
+        return Context(
+            graph, graph.users(), frozenset(constants), {node: at for at, node in enumerate(nodes)}
+        )
 
     def is_private(self, node: Node) -> bool:
         """Read once, and not an output: a kernel may swallow it."""
-        return len(self.users[node]) == 1 and all(node is not output for output in self.graph.outputs.values())
+        return len(self.users[node]) == 1 and all(
+            node is not output for output in self.graph.outputs.values()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +78,10 @@ class Lowering:
         return self.views[node]
 
     def result(self, node: Node) -> View:
-        """A fresh place for a node's value: the caller's memory for an output, state for a carried one, otherwise the arena."""
+        """A fresh place for a node's value:
+
+        the caller's memory for an output, state for a carried one, otherwise the arena.
+        """
         space, name = self._space(node)
         channels = node.shape[-1] if node.shape else 1
         stride = channels if space is Space.OUTPUT else padded_stride(channels, node.dtype)
@@ -110,7 +120,11 @@ class Lowering:
         """The type in which a matrix is stored: `auto` keeps f16 and rounds larger f32 ones."""
         if self.weights == "f32":
             return DType.F32
-        stored_half = any(n.dtype is DType.F16 for n in topological_order([node]) if n.op == "weight" and n.text("file") == "model")
+        stored_half = any(
+            n.dtype is DType.F16
+            for n in topological_order([node])
+            if n.op == "weight" and n.text("file") == "model"
+        )
         small = node.type.elements <= SMALL_MATRIX and not stored_half
         return DType.F32 if self.weights == "auto" and small else DType.F16
 
@@ -146,7 +160,10 @@ def is_carried(name: str) -> bool:
 
 
 def state_group(program: str) -> str:
-    """Programs cut from one network share state: `unet.step@512x512x2` and `unet@512x512x2` are `unet@512x512x2`."""
+    """Programs cut from one network share state:
+
+    `unet.step@512x512x2` and `unet@512x512x2` are `unet@512x512x2`.
+    """
     network, _, size = program.partition("@")
     return f"{network.partition('.')[0]}@{size}"
 

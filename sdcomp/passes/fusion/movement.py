@@ -11,7 +11,11 @@ from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
 
 
 def match(root: Node, context: Context) -> Group | None:
-    if root.op == "pad" and root.operands[0].op == "upsample_nearest" and context.is_private(root.operands[0]):
+    if (
+        root.op == "pad"
+        and root.operands[0].op == "upsample_nearest"
+        and context.is_private(root.operands[0])
+    ):
         inner = root.operands[0]
         return Group(root, inner.operands, lambda lowering: _lower_resample(root, inner, lowering))
     if root.op == "gather":
@@ -26,7 +30,9 @@ def _lower_resample(root: Node, upsampled: Node | None, lowering: Lowering) -> N
     top, left, bottom, right = root.integers("padding") if root.op == "pad" else (0, 0, 0, 0)
     out = lowering.result(root)
     batches, height, width, channels = x.shape
-    kernel = Resample(batches, height, width, channels, scale, x.stride, out.stride, (top, left, bottom, right))
+    kernel = Resample(
+        batches, height, width, channels, scale, x.stride, out.stride, (top, left, bottom, right)
+    )
     lowering.call(kernel, [x, out], 1, root.op)
 
 
@@ -92,7 +98,9 @@ def _lower_gather(root: Node, lowering: Lowering) -> None:
     table, indices = root.operands
     out = lowering.result(root)
     kernel = Gather(out.rows, table.shape[0], table.shape[1], table.dtype.value, out.stride)
-    lowering.call(kernel, [lowering.weight(table, Rows(table.dtype)), lowering.view(indices), out], 2, label(table))
+    lowering.call(
+        kernel, [lowering.weight(table, Rows(table.dtype)), lowering.view(indices), out], 2, label(table)
+    )
 
 
 _LOWER = {

@@ -1,4 +1,6 @@
-"""Group normalisation with the activation and padding that follow it; layer normalisation and softmax alone."""
+"""Group normalisation with the activation and padding that follow it; layer normalisation and softmax
+alone.
+"""
 
 from math import prod
 
@@ -25,7 +27,9 @@ def match(root: Node, context: Context) -> Group | None:
     if node.op != "group_norm":
         return None
     norm = node
-    return Group(root, norm.operands[:1], lambda lowering: _lower_group_norm(root, norm, padding, activation, lowering))
+    return Group(
+        root, norm.operands[:1], lambda lowering: _lower_group_norm(root, norm, padding, activation, lowering)
+    )
 
 
 def _lower_group_norm(

@@ -18,9 +18,13 @@ def match(root: Node, context: Context) -> Group | None:
     return Group(root, values, lambda lowering: _lower(root, tuple(leaves), tuple(program), lowering))
 
 
-def _walk(node: Node, root: Node, context: Context, leaves: list[Node], program: list[tuple[str, float]]) -> None:
+def _walk(
+    node: Node, root: Node, context: Context, leaves: list[Node], program: list[tuple[str, float]]
+) -> None:
     """Postfix order. A shared node, or one that is not pointwise, is a leaf."""
-    inner = node is root or (node.op in POINTWISE and context.is_private(node) and node not in context.constants)
+    inner = node is root or (
+        node.op in POINTWISE and context.is_private(node) and node not in context.constants
+    )
     if inner:
         for operand in node.operands:
             _walk(operand, root, context, leaves, program)
@@ -35,7 +39,9 @@ def _walk(node: Node, root: Node, context: Context, leaves: list[Node], program:
     program.append(("load", float(leaves.index(node))))
 
 
-def _lower(root: Node, leaves: tuple[Node, ...], program: tuple[tuple[str, float], ...], lowering: Lowering) -> None:
+def _lower(
+    root: Node, leaves: tuple[Node, ...], program: tuple[tuple[str, float], ...], lowering: Lowering
+) -> None:
     sources = [lowering.view(leaf) for leaf in leaves]
     out = lowering.result(root)
     shape = root.shape or (1,)

@@ -1,9 +1,11 @@
-/* check.h: the smallest test harness: a failed expectation names its place and ends the program. */
+/* check.h: the smallest test harness: a failed expectation names its place and ends the program, and so does
+ * a test that hangs. */
 #ifndef CHECK_H
 #define CHECK_H
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                                                     \
   do {                                                                                                       \
@@ -15,6 +17,7 @@
 
 #define RUN(test)                                                                                            \
   do {                                                                                                       \
+    alarm(120);                                                                                              \
     test();                                                                                                  \
     printf("  %s\n", #test);                                                                                 \
     fflush(stdout);                                                                                          \

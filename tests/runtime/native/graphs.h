@@ -1,5 +1,6 @@
-/* graphs.h: graphs of kernels for the scheduler's tests. A kernel's tile mixes every tile of every predecessor into one number, so that a
- * kernel that starts too early, or a tile that is computed twice or never, changes the result. */
+/* graphs.h: graphs of kernels for the scheduler's tests. A kernel's tile mixes every tile of every
+ * predecessor into one number, so that a kernel that starts too early, or a tile that is computed twice or
+ * never, changes the result. */
 #ifndef GRAPHS_H
 #define GRAPHS_H
 
@@ -44,7 +45,8 @@ static inline uint64_t expected_seed(const node *self) {
 static inline void compute_tiles(void *const *operands, void *scratch, int64_t begin, int64_t end) {
   node *self = operands[0];
   uint64_t *private = scratch; /* two workers that share scratch would be a race here */
-  private[0] = expected_seed(self);
+private
+  [0] = expected_seed(self);
   for (int64_t tile = begin; tile < end; tile++) {
     self->values[tile] = mix(private[0] + (uint64_t)tile);
     self->executions[tile]++;
@@ -70,8 +72,12 @@ static inline void graph_set(test_graph *graph, uint32_t number, uint32_t tiles,
   self->executions = calloc(tiles, sizeof(uint32_t));
   self->predecessors = calloc(predecessor_count + 1, sizeof(uint32_t));
   if (predecessor_count > 0) memcpy(self->predecessors, predecessors, predecessor_count * sizeof(uint32_t));
-  graph->kernels[number] = (sdcomp_plan_kernel){.name = "node", .run = compute_tiles, .tiles = tiles,
-                                                .grain = grain, .first_operand = number, .operand_count = 1,
+  graph->kernels[number] = (sdcomp_plan_kernel){.name = "node",
+                                                .run = compute_tiles,
+                                                .tiles = tiles,
+                                                .grain = grain,
+                                                .first_operand = number,
+                                                .operand_count = 1,
                                                 .dependencies = predecessor_count};
 }
 
@@ -94,9 +100,12 @@ static inline void graph_finish(test_graph *graph) {
 }
 
 static inline scheduler_job graph_job(const test_graph *graph, const atomic_bool *cancelled) {
-  return (scheduler_job){.kernels = graph->kernels, .kernel_count = graph->count,
-                         .successors = graph->successors, .operands = graph->operands,
-                         .dependencies = graph->dependencies, .remaining = graph->remaining,
+  return (scheduler_job){.kernels = graph->kernels,
+                         .kernel_count = graph->count,
+                         .successors = graph->successors,
+                         .operands = graph->operands,
+                         .dependencies = graph->dependencies,
+                         .remaining = graph->remaining,
                          .cancelled = cancelled};
 }
 

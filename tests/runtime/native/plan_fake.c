@@ -1,10 +1,11 @@
 /* plan_fake.c: a small artifact by hand, for tests of everything that does not need a compiler.
  *
  *   prepare  scale f32[1]                      state = weights[0:256] * scale
- *   apply    x f32[4,64], steps i32[4]   -> y  y[r,c] = x[r,c]^2 + state[64 r + c] * steps[r]; requires prepare
- *   slow                                       8 s of sleep in tiles of 1 ms
+ *   apply    x f32[4,64], steps i32[4]   -> y  y[r,c] = x[r,c]^2 + state[64 r + c] * steps[r]; requires
+ * prepare slow                                       8 s of sleep in tiles of 1 ms
  *
- * Macros make variants of it: FAKE_FEATURE is one more CPU feature to ask for, FAKE_ABI_VERSION the plan's version.
+ * Macros make variants of it: FAKE_FEATURE is one more CPU feature to ask for, FAKE_ABI_VERSION the plan's
+ * version.
  */
 #include "platform.h"
 
@@ -63,15 +64,20 @@ static const sdcomp_plan_tensor apply_outputs[] = {{"y", "f32", 2, {FAKE_ROWS, F
 static const sdcomp_plan_operand prepare_operands[] = {
     {SDCOMP_SPACE_WEIGHTS, 0, 0}, {SDCOMP_SPACE_INPUT, 0, 0}, {SDCOMP_SPACE_STATE, 0, 0}};
 static const sdcomp_plan_operand apply_operands[] = {
-    {SDCOMP_SPACE_INPUT, 0, 0}, {SDCOMP_SPACE_ARENA, 0, 64},  {SDCOMP_SPACE_ARENA, 0, 64},
-    {SDCOMP_SPACE_STATE, 0, 0}, {SDCOMP_SPACE_INPUT, 1, 0}, {SDCOMP_SPACE_OUTPUT, 0, 0}};
+    {SDCOMP_SPACE_INPUT, 0, 0}, {SDCOMP_SPACE_ARENA, 0, 64}, {SDCOMP_SPACE_ARENA, 0, 64},
+    {SDCOMP_SPACE_STATE, 0, 0}, {SDCOMP_SPACE_INPUT, 1, 0},  {SDCOMP_SPACE_OUTPUT, 0, 0}};
 
 static const sdcomp_plan_kernel prepare_kernels[] = {
     {.name = "scale_weights", .run = scale_weights, .tiles = CELLS, .grain = 16, .operand_count = 3}};
 static const sdcomp_plan_kernel apply_kernels[] = {
     {.name = "square", .run = square, .tiles = CELLS, .grain = 16, .operand_count = 2, .successor_count = 1},
-    {.name = "combine", .run = combine, .tiles = FAKE_ROWS, .grain = 1, .first_operand = 2,
-     .operand_count = 4, .dependencies = 1}};
+    {.name = "combine",
+     .run = combine,
+     .tiles = FAKE_ROWS,
+     .grain = 1,
+     .first_operand = 2,
+     .operand_count = 4,
+     .dependencies = 1}};
 static const sdcomp_plan_kernel slow_kernels[] = {
     {.name = "nap", .run = nap, .tiles = FAKE_SLOW_MS, .grain = 1}};
 
@@ -79,11 +85,25 @@ static const uint32_t apply_successors[] = {1};
 static const uint32_t apply_requires[] = {FAKE_PREPARE};
 
 static const sdcomp_plan_program programs[] = {
-    {.name = "prepare", .kernels = prepare_kernels, .kernel_count = 1, .operands = prepare_operands,
-     .inputs = prepare_inputs, .input_count = 1, .weights_end = CELL_BYTES},
-    {.name = "apply", .kernels = apply_kernels, .kernel_count = 2, .operands = apply_operands,
-     .successors = apply_successors, .inputs = apply_inputs, .input_count = 2, .outputs = apply_outputs,
-     .output_count = 1, .requires = apply_requires, .require_count = 1, .arena_bytes = 64 + CELL_BYTES,
+    {.name = "prepare",
+     .kernels = prepare_kernels,
+     .kernel_count = 1,
+     .operands = prepare_operands,
+     .inputs = prepare_inputs,
+     .input_count = 1,
+     .weights_end = CELL_BYTES},
+    {.name = "apply",
+     .kernels = apply_kernels,
+     .kernel_count = 2,
+     .operands = apply_operands,
+     .successors = apply_successors,
+     .inputs = apply_inputs,
+     .input_count = 2,
+     .outputs = apply_outputs,
+     .output_count = 1,
+     .requires = apply_requires,
+     .require_count = 1,
+     .arena_bytes = 64 + CELL_BYTES,
      .scratch_bytes = 4096},
     {.name = "slow", .kernels = slow_kernels, .kernel_count = 1},
 };

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the runtime's C tests three times (plain, ThreadSanitizer, AddressSanitizer with UndefinedBehaviorSanitizer) and runs them.
+# Builds the runtime's C tests three times and runs them: plain, with ThreadSanitizer, and with AddressSanitizer and
+# UndefinedBehaviorSanitizer.
 # Usage: tests/runtime/native/run.sh [plain|thread|address]...   CC chooses the compiler.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

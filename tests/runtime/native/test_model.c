@@ -23,7 +23,8 @@ enum {
 
 static char text[512];
 
-/* ---- The payload file, written here a second time, apart from sdcomp/runtime/payload.py ----------------- */
+/* ---- The payload file, written here a second time, apart from sdcomp/runtime/payload.py -----------------
+ */
 
 typedef struct image {
   float floats[FAKE_FLOATS];
@@ -77,7 +78,8 @@ static sdcomp_context *make_context(sdcomp_model *model) {
   return context;
 }
 
-/* ---- Programs -------------------------------------------------------------------------------------------- */
+/* ---- Programs --------------------------------------------------------------------------------------------
+ */
 
 static sdcomp_status run_prepare(sdcomp_context *context, float scale, char *error, size_t error_bytes) {
   _Alignas(64) float input[16] = {scale};
@@ -164,7 +166,8 @@ static void test_contexts_of_several_threads(void) {
   CHECK(sdcomp_close(model) == SDCOMP_OK);
 }
 
-/* ---- Cancelling ------------------------------------------------------------------------------------------ */
+/* ---- Cancelling ------------------------------------------------------------------------------------------
+ */
 
 static void sleep_ms(int count) { nanosleep(&(struct timespec){.tv_nsec = count * 1000000}, NULL); }
 
@@ -199,7 +202,8 @@ static void test_running_and_waiting_runs_are_cancelled(void) {
   CHECK(sdcomp_close(model) == SDCOMP_OK);
 }
 
-/* ---- Looking --------------------------------------------------------------------------------------------- */
+/* ---- Looking ---------------------------------------------------------------------------------------------
+ */
 
 static void test_programs_are_described(void) {
   sdcomp_model *model = open_model(1);
@@ -248,7 +252,8 @@ static void test_structures_of_other_sizes(void) {
   CHECK(sdcomp_open(NULL, &model, text, sizeof text) == SDCOMP_INVALID);
 }
 
-/* ---- Damage ---------------------------------------------------------------------------------------------- */
+/* ---- Damage ----------------------------------------------------------------------------------------------
+ */
 
 static void check_refused(const void *data, size_t bytes, sdcomp_status expected, const char *words) {
   sdcomp_model *model;

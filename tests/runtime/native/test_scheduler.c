@@ -1,4 +1,5 @@
-/* The scheduler computes every tile of every kernel once, after all of its predecessors, with any number of threads. */
+/* The scheduler computes every tile of every kernel once, after all of its predecessors, with any number of
+ * threads. */
 #include "platform.h"
 
 #include "graphs.h"
