@@ -1,1 +1,4 @@
-"""Measures sdcomp against other runtimes, and its accuracy against the reference implementations. See docs/performance.md."""
+"""Measures sdcomp against other runtimes, and its accuracy against the reference implementations.
+
+docs/performance.md explains how to run them.
+"""

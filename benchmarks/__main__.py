@@ -47,7 +47,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _measured(parser: argparse.ArgumentParser, subject: str) -> None:
     _common(parser)
-    parser.add_argument("--peers", default="torch", metavar="LIST", help="torch,openvino,onnxruntime, or none: ''")
+    parser.add_argument(
+        "--peers", default="torch", metavar="LIST", help="torch,openvino,onnxruntime, or none: ''"
+    )
     parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="turns per program")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     parser.set_defaults(command=commands.measure_subject, subject=subject)
@@ -74,7 +76,7 @@ def _memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lokr", action="append", default=[], metavar="FILE[:STRENGTH]")
     parser.add_argument("--size", type=_size, default=(512, 512), metavar="WxH")
     parser.add_argument("--steps", type=_positive, default=20, metavar="N")
-    parser.set_defaults(command=commands.measure_subject_memory)
+    parser.set_defaults(command=commands.measure_memory)
 
 
 def _accuracy(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +97,9 @@ def _make_checkpoint(parser: argparse.ArgumentParser) -> None:
 def _make_lokr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="checkpoint, .safetensors")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--factor", type=_positive, default=8, metavar="N", help="largest side of a small factor")
+    parser.add_argument(
+        "--factor", type=_positive, default=8, metavar="N", help="largest side of a small factor"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.set_defaults(command=commands.make_lokr)
 

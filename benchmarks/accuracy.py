@@ -35,7 +35,7 @@ Network = Callable[[ModelConfig, oracle.Reader, torch.dtype], torch.nn.Module]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The error of one output: norm of the difference over norm of the reference, and what it may be at most."""
+    """The error of one output: norm of the difference over norm of the reference; and its bound."""
 
     program: str
     output: str
@@ -50,7 +50,11 @@ class Accuracy:
 
 
 def check_accuracy(
-    checkpoint: Path, artifact: Path, size: tuple[int, int], adapters: Sequence[tuple[Path, float]], threads: int
+    checkpoint: Path,
+    artifact: Path,
+    size: tuple[int, int],
+    adapters: Sequence[tuple[Path, float]],
+    threads: int,
 ) -> Iterator[Accuracy]:
     """Errors of the text encoder, the UNet at batch 1 and 2, and the autoencoder.
 
@@ -163,7 +167,9 @@ def _check_adapters(artifact: Path, manifest: dict[str, Any], adapters: Sequence
     built = [(entry["file"], float(entry["strength"])) for entry in manifest["adapters"]]
     given = [(path.name, strength) for path, strength in adapters]
     if built != given:
-        raise UsageError(f"{artifact}: was built with the adapters {built}, --lokr gives {given}; give the same")
+        raise UsageError(
+            f"{artifact}: was built with the adapters {built}, --lokr gives {given}; give the same"
+        )
 
 
 def _bound(checkpoint: Checkpoint, manifest: dict[str, Any]) -> float:

@@ -64,7 +64,9 @@ def read_lokr(path: Path, strength: float, config: ModelConfig) -> Adaptation:
     for key in factors:
         if key not in modules:
             raise UsageError(f"{path}: the model has no module {key}")
-    return Adaptation(strength, {modules[key].weight: (modules[key], group) for key, group in factors.items()})
+    return Adaptation(
+        strength, {modules[key].weight: (modules[key], group) for key, group in factors.items()}
+    )
 
 
 def lokr_difference(factors: Mapping[str, Array], shape: tuple[int, ...]) -> Array:

@@ -1,4 +1,4 @@
-"""What this machine can do: the rate of the compiler's own matmul micro-kernel, with its data in the first cache."""
+"""What this machine can do: the rate of the compiler's own micro-kernel, with its data in the first cache."""
 
 import ctypes
 import time

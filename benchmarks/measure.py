@@ -17,10 +17,10 @@ from benchmarks.workers import Worker, call_in_child
 from sdcomp.errors import ExecutionError
 
 MOST_DIFFERENCE = 1e-2
-"""Relative difference of outputs above which two programs do not compute the same: rounding makes far less."""
+"""Relative difference of outputs above which two programs do not compute the same; rounding makes less."""
 
 _TURN_SECONDS = 0.1
-"""A turn lasts at least this long, so that short evaluations are mostly measured with their data in caches."""
+"""A turn lasts at least this long: short evaluations are mostly measured with their data in caches."""
 
 _SETTLE_SECONDS = 0.05
 """Between turns: the threads of the program that was just measured stop spinning."""
@@ -128,7 +128,7 @@ def _compared(alone: Record, peer: Worker, seconds: float) -> Record:
 
 
 def relative_difference(found: Array, expected: Array) -> float:
-    """norm(found - expected) / norm(expected), in f64. Raises ExecutionError for other shapes or not a number."""
+    """norm(found - expected) / norm(expected), in f64. Raises ExecutionError for other shapes and for NaN."""
     if found.shape != expected.shape:
         raise ExecutionError(f"expected an output of shape {list(expected.shape)}, found {list(found.shape)}")
     reference = expected.astype(np.float64)
@@ -145,6 +145,6 @@ def _check_same(case: Case, name: str, ours: list[Array], theirs: list[Array], r
     report(f"{case.name}: relative difference to {name} {max(differences):.1e}")
     if max(differences) > MOST_DIFFERENCE:
         raise ExecutionError(
-            f"{case.name}: sdcomp and {name} compute different things (relative difference {max(differences):.1e}); "
+            f"{case.name}: sdcomp and {name} compute different things, by {max(differences):.1e} in norm; "
             "is the artifact made from this checkpoint, without adapters?"
         )

@@ -5,6 +5,7 @@ outputs are those of the compiled programs, in the same order.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -16,6 +17,10 @@ from sdcomp.frontend.names import Layer, text_layers, unet_layers, vae_layers
 
 Reader = Callable[[str], Array]
 """From a tensor's canonical name to its values."""
+
+_UNET: Any = UNet2DConditionModel
+_VAE: Any = AutoencoderKL
+"""diffusers' constructors have no type hints."""
 
 
 class TextEncoder(torch.nn.Module):
@@ -34,20 +39,21 @@ class TextEncoder(torch.nn.Module):
 
 
 class UNet(torch.nn.Module):
-    """latents [1, channels, height, width], timestep [1], context [batch, tokens, width] to noise [batch, ...]."""
+    """latents [1, channels, height, width], timestep [1], context [batch, tokens, width] to noise."""
 
     def __init__(self, config: ModelConfig, read: Reader, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         with torch.device("meta"):
-            self.model = UNet2DConditionModel(**_unet_config(config.unet))
+            self.model: torch.nn.Module = _UNET(**_unet_config(config.unet))
         _load(self.model, _names(config.unet.prefix, unet_layers(config.unet)), read, dtype)
 
     def forward(self, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         batch = context.shape[0]
         latents = latents.expand(batch, -1, -1, -1)
-        noise: torch.Tensor = self.model(
-            latents, timestep.expand(batch), encoder_hidden_states=context, return_dict=False
-        )[0]
+        timestep = timestep.expand(batch)
+        noise: torch.Tensor = self.model(latents, timestep, encoder_hidden_states=context, return_dict=False)[
+            0
+        ]
         return noise
 
 
@@ -94,13 +100,13 @@ def _clip_config(config: TextEncoderConfig) -> CLIPTextConfig:
 def _unet_config(config: UNetConfig) -> dict[str, object]:
     """`attention_head_dim` is diffusers' name for the number of heads."""
     channels = [config.model_channels * multiplier for multiplier in config.channel_mult]
-    attended = [depth > 0 for depth in config.transformer_depth]
+    kinds = ["CrossAttn{}Block2D" if depth else "{}Block2D" for depth in config.transformer_depth]
     return {
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
         "block_out_channels": channels,
-        "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attended],
-        "up_block_types": ["CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in attended[::-1]],
+        "down_block_types": [kind.format("Down") for kind in kinds],
+        "up_block_types": [kind.format("Up") for kind in kinds[::-1]],
         "layers_per_block": config.res_blocks,
         "attention_head_dim": [config.head_count(width) for width in channels],
         "cross_attention_dim": config.context_channels,
@@ -112,10 +118,10 @@ def _unet_config(config: UNetConfig) -> dict[str, object]:
     }
 
 
-def _vae_on_meta(config: VaeConfig) -> AutoencoderKL:
+def _vae_on_meta(config: VaeConfig) -> Any:
     levels = len(config.channel_mult)
     with torch.device("meta"):
-        return AutoencoderKL(
+        return _VAE(
             block_out_channels=[config.channels * multiplier for multiplier in config.channel_mult],
             down_block_types=["DownEncoderBlock2D"] * levels,
             up_block_types=["UpDecoderBlock2D"] * levels,
@@ -139,7 +145,7 @@ def _names(prefix: str, layers: Iterable[Layer], removed: str = "") -> dict[str,
 
 
 def _load(model: torch.nn.Module, names: dict[str, str], read: Reader, dtype: torch.dtype) -> None:
-    """Replaces every parameter of `model`, one tensor at a time; 1x1 convolutions may be linear layers there."""
+    """Replaces every parameter of `model`. 1x1 convolutions of the file may be linear layers there."""
     expected = model.state_dict()
     tensors = {name: torch.from_numpy(read(canonical)).to(dtype) for name, canonical in names.items()}
     for name, tensor in tensors.items():

@@ -19,7 +19,7 @@ _WHOLE, _SECOND_SPLIT, _BOTH_SPLIT, _TUCKER = range(4)
 
 
 def write_lokr(path: Path, config: ModelConfig, factor: int, seed: int) -> int:
-    """Writes an adapter of f16 factors for attention, feed-forward and 3x3 convolutions; returns how many modules.
+    """Writes an adapter for attention, feed-forward and 3x3 convolutions, in f16; returns their number.
 
     `factor` bounds the sides of a module's smaller factor. Factors are whole, decomposed or, for 3x3
     convolutions, in Tucker form, in turn. Raises UsageError.
@@ -45,7 +45,7 @@ def _is_spatial(module: Module) -> bool:
 
 
 def _is_adapted(module: Module) -> bool:
-    """Feed-forward layers of the UNet are below `attentions`, those of the text encoder below `encoder.layers`."""
+    """The UNet's feed-forward layers are below `attentions`, the text encoder's below `encoder.layers`."""
     inside = "_attentions_" in module.key or "_encoder_layers_" in module.key
     return _is_spatial(module) or (inside and len(module.shape) > 1)
 
@@ -71,7 +71,10 @@ class _Factors:
         if form != _BOTH_SPLIT:
             return {"lokr_w1": self._normal(1.0, *self._first)}
         outer, inner = self._first
-        return {"lokr_w1_a": self._normal(rank**-0.5, outer, rank), "lokr_w1_b": self._normal(1.0, rank, inner)}
+        return {
+            "lokr_w1_a": self._normal(rank**-0.5, outer, rank),
+            "lokr_w1_b": self._normal(1.0, rank, inner),
+        }
 
     def _w2(self, form: int, rank: int, deviation: float) -> dict[str, Array]:
         outer, inner = self._second

@@ -28,7 +28,10 @@ class Record:
     peak_fraction: float | None = None
 
 
-_COLUMNS = ("subject", "case", "threads", "peer", "ours ms", "peer ms", "ratio", "ours MiB", "peer MiB", "of peak")
+_COLUMNS = (
+    *("subject", "case", "threads", "peer", "ours ms", "peer ms", "ratio", "ours MiB", "peer MiB"),
+    "fraction of peak",
+)
 
 
 def table(records: Sequence[Record]) -> str:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -18,7 +19,7 @@ import numpy as np
 
 from benchmarks.cases import Array, Program
 from benchmarks.memory_usage import own_peak_mb
-from sdcomp.errors import ExecutionError
+from sdcomp.errors import ExecutionError, SdcompError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -118,11 +119,14 @@ def call_in_child(name: str, threads: int, function: Callable[[], Any]) -> Any:
 def _run(pipe: Connection, threads: int, body: Callable[[Connection], None]) -> None:
     """What every child does first and last. Ctrl-C is the parent's affair: it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # what peers have to say of each other is not for our users
     os.environ.update(OMP_NUM_THREADS=str(threads), HF_HUB_OFFLINE="1")
     try:
         body(pipe)
     except (EOFError, BrokenPipeError):
         return
+    except SdcompError as error:
+        pipe.send((False, str(error)))
     except Exception as error:
         pipe.send((False, f"{type(error).__name__}: {error}"))
 

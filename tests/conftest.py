@@ -1,6 +1,10 @@
-"""Settings that every test shares: no network, one torch thread."""
+"""Settings that every test shares: no network, one torch thread; and the artifacts that many tests open."""
 
 import os
 
+from tests.artifacts import builder, compile_once, small_artifact, small_built
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+__all__ = ["builder", "compile_once", "small_artifact", "small_built"]

@@ -19,7 +19,11 @@ class Peer(ABC):
         return [package for package in self.packages if find_spec(package) is None]
 
     def prepare(self, case: Case, folder: Path) -> None:
-        """Converts the case into `folder`, in a process of its own: neither its time nor its memory counts."""
+        """Converts the case into `folder`, in a process of its own: neither time nor memory of it count.
+
+        Does nothing for a runtime that needs no conversion.
+        """
+        del case, folder
 
     @abstractmethod
     def load(self, case: Case, folder: Path, threads: int) -> Program:

@@ -19,7 +19,7 @@ class OnnxRuntime(Peer):
     packages = ("onnxruntime", "onnx", "torch", "diffusers", "transformers")
 
     def prepare(self, case: Case, folder: Path) -> None:
-        """By tracing: torch.export's graphs would need onnxscript besides, and are the same to the runtime."""
+        """By tracing: exporting by torch.export needs one more package, onnxscript."""
         import torch
 
         arguments = tuple(map(torch.from_numpy, case.calls()[0]))
@@ -29,7 +29,7 @@ class OnnxRuntime(Peer):
             )
 
     def load(self, case: Case, folder: Path, threads: int) -> Program:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -18,7 +18,7 @@ class OpenVino(Peer):
     packages = ("openvino", "torch", "diffusers", "transformers")
 
     def prepare(self, case: Case, folder: Path) -> None:
-        import openvino
+        import openvino  # type: ignore[import-untyped]
         import torch
 
         call = case.calls()[0]

@@ -1,4 +1,4 @@
-"""Attention of Stable Diffusion 1.x at 512x512: between pixels, to the prompt, in the text encoder and the autoencoder."""
+"""Attention of Stable Diffusion 1.x at 512x512, in the UNet, the text encoder and the autoencoder."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionCase(LayerCase):
-    """Queries and keys of `heads` heads side by side; torch gets views of the same arrays, as its networks do."""
+    """Queries and keys of `heads` heads side by side; torch makes views of heads, as its networks do."""
 
     queries: int
     keys: int
@@ -43,7 +43,9 @@ class AttentionCase(LayerCase):
     def inputs(self) -> dict[str, Array]:
         tokens = {"q": self.queries, "k": self.keys, "v": self.keys}
         width = self.heads * self.channels
-        return {name: random_input(seed, 1, count, width) for seed, (name, count) in enumerate(tokens.items())}
+        return {
+            name: random_input(seed, 1, count, width) for seed, (name, count) in enumerate(tokens.items())
+        }
 
     def calls(self) -> list[tuple[Array, ...]]:
         return [tuple(self.inputs().values())]
@@ -57,8 +59,8 @@ def _attention(heads: int, causal: bool) -> "torch.nn.Module":
 
     class Attention(torch.nn.Module):
         def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            split = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-            attended = torch.nn.functional.scaled_dot_product_attention(*split, is_causal=causal)
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+            attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
             return attended.transpose(1, 2).flatten(2)
 
     return Attention()

@@ -21,7 +21,7 @@ _PROGRAM = "layer"
 
 @dataclass(frozen=True)
 class LayerCase(Case):
-    """One operation. Weights are halves, as most checkpoints store them; peers get the same numbers in f32."""
+    """One operation. Weights are halves, as checkpoints store them; peers get the same numbers in f32."""
 
     @abstractmethod
     def node(self) -> "Node":

@@ -52,7 +52,7 @@ class MatmulCase(LayerCase):
 
 CASES = tuple(
     MatmulCase(rows, depth, columns)
-    for rows, width in ((4096, 320), (1024, 640), (256, 1280))
+    for rows, width in ((4096, 320), (1024, 640), (256, 1280), (77, 768))
     for depth, columns in ((width, width), (width, 8 * width), (4 * width, width))
-) + (MatmulCase(77, 768, 768), MatmulCase(77, 768, 3072), MatmulCase(77, 3072, 768))
-"""Projections and feed-forward layers of the UNet's levels and of the text encoder."""
+)
+"""Projections and feed-forward layers of the UNet's three levels of transformers, and of the text encoder."""

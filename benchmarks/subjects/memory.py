@@ -9,6 +9,7 @@ from benchmarks.memory_usage import run_with_peak
 from benchmarks.records import Record
 from sdcomp.errors import ExecutionError
 
+_PROMPT = "a photograph of a lighthouse"
 _COMMAND = (sys.executable, "-c", "import sys; from sdcomp.cli.main import main; sys.exit(main())")
 
 
@@ -38,7 +39,7 @@ def measure_build(checkpoint: Path, adapters: list[str], artifact: Path, picture
 
 def measure_run(artifact: Path, picture: Picture, folder: Path) -> Record:
     """Makes a picture with the command line. Raises ExecutionError if the command fails."""
-    arguments = ["run", str(artifact), "-p", "a photograph of a lighthouse", "-o", str(folder / "picture.png")]
+    arguments = ["run", str(artifact), "-p", _PROMPT, "-o", str(folder / "picture.png")]
     arguments += ["--size", picture.pixels, "--steps", str(picture.steps), "--threads", str(picture.threads)]
     return _measured(f"run {picture.pixels}, {picture.steps} steps", arguments, picture.threads)
 

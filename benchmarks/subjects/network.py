@@ -22,7 +22,7 @@ Adapters = tuple[tuple[Path, float], ...]
 
 @dataclass(frozen=True)
 class NetworkCase(Case):
-    """A network of `checkpoint` at one image size (width, height), and the artifact that holds its programs."""
+    """A network of `checkpoint` at one image size (width, height); `artifact` holds its programs."""
 
     checkpoint: Path
     artifact: Path
@@ -72,9 +72,8 @@ def load_artifact(
     """
     library = Library.open(artifact, threads)
     if programs[-1] not in library.programs:
-        raise ExecutionError(
-            f"{artifact}: no program {programs[-1]}; it has {', '.join(library.programs)}: build it for this size"
-        )
+        known = ", ".join(library.programs)
+        raise ExecutionError(f"{artifact}: no program {programs[-1]}; it has {known}; build it for this size")
     context = library.context()
     multiplies = {entry["name"]: int(entry["multiplies"]) for entry in library.manifest["programs"]}
     present = [name for name in programs if name in library.programs]

@@ -97,6 +97,17 @@ _TABLE = (
        "rows of table[V,C] by i32 indices", ("table", "indices")),
     Op("cast", (1, 1), {"dtype": TEXT}, shapes.cast, references.cast,
        "another element type, rounded to nearest even"),
+    # Of weight expressions only: evaluated when the model is built, no kernel computes them
+    _binary("div", references.div, "a / b"),
+    _binary("minimum", references.minimum, "the smaller of a and b"),
+    Op("norm", (1, 1), {"axes": INTEGERS}, shapes.norm, references.norm,
+       "Euclidean norm over `axes`, which stay as axes of 1"),
+    Op("block_matmul", (2, 2), {}, shapes.block_matmul, references.block_matmul,
+       "x[B,M,K] times the transpose of w[B,N,K], block by block; one block serves all", ("x", "w")),
+    Op("skew", (1, 1), {}, shapes.skew, references.skew,
+       "x[B,n(n-1)/2] as skew-symmetric matrices [B,n,n]: x is what stands above the diagonal, row by row"),
+    Op("cayley", (1, 1), {}, shapes.cayley, references.cayley,
+       "(I + q)(I - q)^-1 of every matrix of q[B,n,n]", ("q",)),
     # Others
     Op("timestep_embedding", (1, 1), {"channels": INTEGER, "max_period": NUMBER}, shapes.timestep_embedding,
        references.timestep_embedding,

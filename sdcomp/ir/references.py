@@ -4,7 +4,7 @@ They define what an operation means; they are slow. Weights may come in f16: the
 precision of the activations.
 """
 
-from math import erf, prod
+from math import erf, isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,44 @@ def gather(operands: Operands, attributes: Attributes) -> Array:
 
 def cast(operands: Operands, attributes: Attributes) -> Array:
     return operands[0].astype(DType(attributes["dtype"]).numpy)
+
+
+def div(operands: Operands, attributes: Attributes) -> Array:
+    a, b = _wide(*operands)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(a / b)
+
+
+def minimum(operands: Operands, attributes: Attributes) -> Array:
+    return np.asarray(np.minimum(*_wide(*operands)))
+
+
+def norm(operands: Operands, attributes: Attributes) -> Array:
+    """Summed in f64: squares neither overflow nor lose digits."""
+    (x,) = _wide(*operands)
+    squares = np.square(x, dtype=np.float64)
+    return np.asarray(np.sqrt(squares.sum(_integers(attributes, "axes"), keepdims=True)).astype(x.dtype))
+
+
+def block_matmul(operands: Operands, attributes: Attributes) -> Array:
+    x, w = _wide(*operands)
+    return np.asarray(x @ w.transpose(0, 2, 1))
+
+
+def skew(operands: Operands, attributes: Attributes) -> Array:
+    (x,) = _wide(*operands)
+    side = (1 + isqrt(1 + 8 * x.shape[1])) // 2
+    upper = np.zeros((len(x), side, side), x.dtype)
+    rows, columns = np.triu_indices(side, 1)
+    upper[:, rows, columns] = x
+    return upper - upper.transpose(0, 2, 1)
+
+
+def cayley(operands: Operands, attributes: Attributes) -> Array:
+    """Solved in f64. The factors commute, so that (I - q)^-1 may stand on the left."""
+    (q,) = _wide(*operands)
+    identity = np.eye(q.shape[-1])
+    return np.linalg.solve(identity - q, identity + q).astype(q.dtype)
 
 
 def timestep_embedding(operands: Operands, attributes: Attributes) -> Array:

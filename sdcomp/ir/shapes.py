@@ -3,7 +3,7 @@
 operand types and attributes to the result's type, or a VerifyError that says what is wrong.
 """
 
-from math import prod
+from math import isqrt, prod
 from typing import NoReturn
 
 from sdcomp.errors import VerifyError
@@ -196,6 +196,37 @@ def gather(types: Types, attributes: Attributes) -> TensorType:
 
 def cast(types: Types, attributes: Attributes) -> TensorType:
     return TensorType(types[0].shape, _dtype("cast", types, attributes))
+
+
+def norm(types: Types, attributes: Attributes) -> TensorType:
+    axes, shape = _integers(attributes, "axes"), types[0].shape
+    if not axes or len(set(axes)) < len(axes) or not all(0 <= axis < len(shape) for axis in axes):
+        _fail("norm", f"{list(axes)} are not axes of the operand, each once", *types)
+    return TensorType(tuple(1 if axis in axes else extent for axis, extent in enumerate(shape)))
+
+
+def block_matmul(types: Types, attributes: Attributes) -> TensorType:
+    x, w = types
+    if len(x.shape) != 3 or len(w.shape) != 3 or x.shape[2] != w.shape[2]:
+        _fail("block_matmul", "x[B,M,K] needs w[B,N,K]", x, w)
+    if x.shape[0] != w.shape[0] and 1 not in (x.shape[0], w.shape[0]):
+        _fail("block_matmul", "numbers of blocks differ and neither is 1", x, w)
+    return TensorType((max(x.shape[0], w.shape[0]), x.shape[1], w.shape[1]))
+
+
+def skew(types: Types, attributes: Attributes) -> TensorType:
+    shape = types[0].shape
+    side = (1 + isqrt(1 + 8 * shape[-1])) // 2 if shape else 0
+    if len(shape) != 2 or side * (side - 1) != 2 * shape[1]:
+        _fail("skew", "needs x[B,n(n-1)/2]", *types)
+    return TensorType((shape[0], side, side))
+
+
+def cayley(types: Types, attributes: Attributes) -> TensorType:
+    shape = types[0].shape
+    if len(shape) != 3 or shape[1] != shape[2]:
+        _fail("cayley", "needs q[B,n,n]", *types)
+    return TensorType(shape)
 
 
 def timestep_embedding(types: Types, attributes: Attributes) -> TensorType:

@@ -1,6 +1,7 @@
 """Runs command lines: in this process, where help and errors are quick, or in one of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,11 +31,14 @@ def run_here(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Resu
 
 
 def start(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-    """`sdcomp ARGUMENTS` as a process with piped output."""
-    command = [sys.executable, "-m", "sdcomp", *map(str, arguments)]
-    pipe = subprocess.PIPE
+    """`sdcomp ARGUMENTS` as a process with piped output, not deaf to Ctrl-C where this one is."""
     return subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **(environment or {})}
+        [sys.executable, "-m", "sdcomp", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit SIG_IGN
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_options_are_handed_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def compile_model(model: str, output: Path, options: object, *callbacks: object) -> dict[str, object]:
         del callbacks

@@ -127,7 +127,7 @@ def test_damaged_artifact(
         data[{"code": 5000, "weights": -1_000_000}[where]] ^= 1
     path = tmp_path / "damaged.so"
     path.write_bytes(data)
-    arguments = ["-p", "x", "-o", tmp_path / "x.png"] if command == "run" else []
+    arguments = ["-p", "x", "-o", str(tmp_path / "x.png")] if command == "run" else []
     result = run_here(capsys, command, path, *arguments)
     assert (result.code, result.out) == (1, "")
     assert result.err.count("\n") == 1

@@ -66,7 +66,10 @@ class Compiled:
 
     def run(self, name: str, order: Sequence[int] | None = None) -> Array:
         """The output's memory after a run; asserts that only the output was written."""
-        case = self.cases[name]
+        return self.run_case(self.cases[name], order)
+
+    def run_case(self, case: Case, order: Sequence[int] | None = None) -> Array:
+        """As `run`, for a compiled kernel on other operands."""
         operands = [*case.operands]
         operands.insert(case.written, np.full(case.expected.shape, np.nan, np.float32))
         memory = [_Guarded(operand) for operand in operands]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from sdcomp.codegen.kernels.contraction import Contraction, Step, panel_vectors
+from sdcomp.codegen.kernels.contraction import Contraction, Geometry, Step, panel_vectors
 from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import Panels, Vector
 from sdcomp.ir.types import DType
@@ -93,11 +93,13 @@ def _kernel(shape: Shape, inside: tuple[int, ...], outside: tuple[int, ...], tar
     step = shape.depth + shape.x_gap
     row = inside[1] * step
     kept = shape.columns // 2 if shape.gated else shape.columns
-    kernel = Contraction(
+    geometry = Geometry(
         batches=shape.batch, outer=outside[0], inner=outside[1], batch_stride=inside[0] * row,
-        outer_stride=shape.stride * row, inner_stride=shape.stride * step,
+        outer_stride=shape.stride * row, inner_stride=shape.stride * step, depth=shape.depth,
         taps=tuple(i * row + j * step for i in range(shape.kernel) for j in range(shape.kernel)),
-        depth=shape.depth, columns=shape.columns, out_stride=kept + shape.out_gap, weight_dtype=shape.dtype,
+    )  # fmt: skip
+    kernel = Contraction(
+        geometry, columns=shape.columns, out_stride=kept + shape.out_gap, weight_dtype=shape.dtype,
         steps=tuple(_step(step, shape.columns) for step in shape.steps), gated=shape.gated, vectors=vectors,
         tile_rows=target.tile_rows(vectors), lanes=target.lanes,
     )  # fmt: skip

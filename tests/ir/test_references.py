@@ -152,3 +152,43 @@ def test_cast_rounds_to_nearest_even() -> None:
     with np.errstate(over="ignore"):
         found = run("cast", x, dtype="f16")
     assert np.array_equal(found, tensor(x).half().numpy())
+
+
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+def test_norm(axes: tuple[int, ...]) -> None:
+    x = draw(3, 4, 5)
+    assert error(run("norm", x, axes=axes), torch.linalg.vector_norm(tensor(x), dim=axes, keepdim=True)) <= BOUND
+
+
+def test_norm_of_large_f32_values() -> None:
+    assert run("norm", np.full(4, 1e30, np.float32), axes=(0,)) == np.float32(2e30)
+
+
+@pytest.mark.parametrize("blocks", [(3, 3), (1, 3), (3, 1)])
+def test_block_matmul(blocks: tuple[int, int]) -> None:
+    x, w = draw(blocks[0], 4, 5), draw(blocks[1], 2, 5)
+    assert error(run("block_matmul", x, w), torch.matmul(tensor(x), tensor(w).mT)) <= BOUND
+
+
+@pytest.mark.parametrize("side", [2, 3, 7])
+def test_skew(side: int) -> None:
+    x = draw(2, side * (side - 1) // 2)
+    found = run("skew", x)
+    assert np.array_equal(found, -found.transpose(0, 2, 1))
+    assert np.array_equal(found[(slice(None), *np.triu_indices(side, 1))], x)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1, 30])
+def test_cayley(scale: float) -> None:
+    q = scale * run("skew", draw(2, 10))
+    identity = torch.eye(5, dtype=torch.float64)
+    found = run("cayley", q)
+    assert error(found, (identity + tensor(q)) @ torch.linalg.inv(identity - tensor(q))) <= BOUND
+    assert error(found @ found.transpose(0, 2, 1), identity.expand(2, 5, 5)) <= BOUND
+
+
+def test_div_and_minimum() -> None:
+    a, b = draw(3, 4), draw(4)
+    assert error(run("div", a, b), tensor(a) / tensor(b)) <= BOUND
+    assert error(run("minimum", a, b), torch.minimum(tensor(a), tensor(b))) == 0
+    assert run("div", np.ones(1), np.zeros(1)) == np.inf

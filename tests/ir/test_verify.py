@@ -60,6 +60,12 @@ INVALID = {
     "pad": ("pad(%map) {padding = (0, 0, 0, -1)} : f32[2,4,5,8]", "none negative"),
     "gather": ("gather(%matrix, %rows) : f32[2,5,8]", "i32 indices"),
     "cast": ('cast(%rows) {dtype = "half"} : f16[2,5,8]', "no such dtype 'half'"),
+    "div": ("div(%map, %rows) : f32[2,4,6,8]", "do not broadcast"),
+    "minimum": ("minimum(%rows) : f32[2,5,8]", "takes 2 operands, got 1"),
+    "norm": ("norm(%rows) {axes = (1, 3)} : f32[2,1,8]", r"\[1, 3\] are not axes of the operand"),
+    "block_matmul": ("block_matmul(%rows, %matrix) : f32[2,5,3]", r"x\[B,M,K\] needs w\[B,N,K\]"),
+    "skew": ("skew(%matrix) : f32[3,4,4]", r"needs x\[B,n\(n-1\)/2\]"),
+    "cayley": ("cayley(%rows) : f32[2,5,8]", r"needs q\[B,n,n\]"),
     "timestep_embedding": (
         "timestep_embedding(%time) {channels = 7, max_period = 10000.0} : f32[1,7]",
         "not 7",

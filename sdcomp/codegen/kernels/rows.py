@@ -158,7 +158,7 @@ class TimestepEmbedding(Kernel):
         frequencies = self.max_period ** (-np.arange(half) / half)
         table = constant_table(
             e.module,
-            f"frequencies_{half}_{self.max_period:.0f}",
+            f"frequencies_{half}_{self.max_period!r}",
             ir.DoubleType(),
             [float(f) for f in frequencies],
         )
