@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ _THREADS = os.cpu_count() or 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line, `sys.argv` by default; returns the exit code."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # gigabytes would stay behind
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)

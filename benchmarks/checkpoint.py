@@ -89,7 +89,7 @@ def _tensors(config: ModelConfig, dtype: str, seed: int) -> Iterator[tuple[str, 
 
 
 def _values(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    """Norms near one, biases and embeddings near zero, others of variance 1 / inputs, less at a branch's end."""
+    """Norms near one, biases and embeddings near zero, others of variance 1 / inputs, or less."""
     values = generator.standard_normal(shape, dtype=np.float32)
     if name.endswith(".bias") or ".embeddings." in name:
         return 0.02 * values

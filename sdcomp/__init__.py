@@ -10,15 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdcomp.compiler import AdapterFile, BuildOptions, build
+    from sdcomp.export import ExportOptions, export_onnx
     from sdcomp.runtime.pipeline import Generated, GenerateOptions, Pipeline
 
 __version__ = "0.1.0"
-__all__ = ["AdapterFile", "BuildOptions", "GenerateOptions", "Generated", "Pipeline", "build", "load"]
+__all__ = [
+    "AdapterFile",
+    "BuildOptions",
+    "ExportOptions",
+    "GenerateOptions",
+    "Generated",
+    "Pipeline",
+    "build",
+    "export_onnx",
+    "load",
+]
 
 _HOMES = {
     "AdapterFile": "sdcomp.compiler",
     "BuildOptions": "sdcomp.compiler",
+    "ExportOptions": "sdcomp.export",
     "build": "sdcomp.compiler",
+    "export_onnx": "sdcomp.export",
     "GenerateOptions": "sdcomp.runtime.pipeline",
     "Generated": "sdcomp.runtime.pipeline",
     "Pipeline": "sdcomp.runtime.pipeline",

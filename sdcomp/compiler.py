@@ -1,6 +1,7 @@
 """build(): from files to an artifact, stage by stage."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ DEFAULT_SIZE = (512, 512)
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter and how strongly it is applied."""
+    """An adapter and how strongly it is applied: to the text encoder by `te_strength`, else by `strength`."""
 
     path: Path
     strength: float = 1.0
+    te_strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ def build(
     with ExitStack() as stack:
         checkpoint = stack.enter_context(Checkpoint.open(model))
         config = detect(checkpoint, options.prediction, options.heads)
-        adapters = [stack.enter_context(open_adapter(a.path, a.strength)) for a in options.adapters]
+        adapters = [
+            stack.enter_context(open_adapter(a.path, a.strength, a.te_strength)) for a in options.adapters
+        ]
         plan = match(adapters, config, options.allow_unmatched)
         types = {name: TensorType(info.shape, info.dtype) for name, info in checkpoint.tensors.items()}
         module = lower_model(config, types, options.sizes)
-        module = run_pipeline(pipeline(PipelineOptions(plan)), module, observe)
+        module = run_pipeline(pipeline(PipelineOptions(plan, target.lanes)), module, observe)
         source = WeightSource(checkpoint, adapters)
         recipe = Recipe(
             module,
@@ -122,11 +126,18 @@ def _manifest(
         "sdcomp": __version__,
         "checkpoint": {"file": checkpoint.path.name, **describe(checkpoint, config)},
         "adapters": [
-            {"file": adapter.file.path.name, "strength": adapter.strength, "modules": len(adapter.groups)}
+            {
+                "file": adapter.file.path.name,
+                "strength": adapter.strength,
+                "te_strength": adapter.text_strength,
+                "modules": len({group.module for group in adapter.groups}),
+                "algorithms": dict(Counter(group.algorithm for group in adapter.groups)),
+            }
             for adapter in adapters
         ],
         "adapted_weights": len(plan.updates),
         "unmatched_modules": list(plan.unmatched),
+        "notes": list(plan.warnings),
         "target": resolve(options.target).name,
         "weights": options.weights,
         "threads": options.threads,

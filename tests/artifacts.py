@@ -1,19 +1,21 @@
-"""Small artifacts that tests share: each is built once per session, and equal kernels are compiled once."""
+"""Small artifacts that tests share: each is built once per session, and equal kernels are compiled once.
+
+The compiler is imported by the fixtures that need it, so tests of its parts run without the rest of it.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 
-from sdcomp.codegen import artifact, module
-from sdcomp.codegen.kernels.base import Kernel
-from sdcomp.codegen.targets import Target
-from sdcomp.compiler import BuildOptions, build
-from sdcomp.frontend.config import ModelConfig
-from tests.checkpoints import write_checkpoint
+if TYPE_CHECKING:
+    from sdcomp.codegen.kernels.base import Kernel
+    from sdcomp.codegen.targets import Target
+    from sdcomp.compiler import BuildOptions
+    from sdcomp.frontend.config import ModelConfig
 
 Options = Mapping[str, Any]
 
@@ -44,7 +46,7 @@ class Built:
 
     path: Path
     checkpoint: Path
-    config: ModelConfig
+    config: "ModelConfig"
     manifest: Mapping[str, Any]
 
 
@@ -52,18 +54,20 @@ class KernelCache:
     """Compiles only what was not compiled before: LLVM takes most of a build; equal text gives equal code."""
 
     def __init__(self) -> None:
+        from sdcomp.codegen import module
+
         self._objects: dict[tuple[str, Target], bytes] = {}
         self._sets: dict[tuple[tuple[tuple[Kernel, str], ...], Target], list[bytes]] = {}
         self._emit_object = module.emit_object
         self._emit_objects = module.emit_objects
 
-    def emit_object(self, llvm_module: Any, target: Target) -> bytes:
+    def emit_object(self, llvm_module: Any, target: "Target") -> bytes:
         key = (str(llvm_module), target)
         if key not in self._objects:
             self._objects[key] = self._emit_object(llvm_module, target)
         return self._objects[key]
 
-    def emit_objects(self, symbols: dict[Kernel, str], target: Target) -> list[bytes]:
+    def emit_objects(self, symbols: "dict[Kernel, str]", target: "Target") -> list[bytes]:
         key = (tuple(symbols.items()), target)
         if key not in self._sets:
             self._sets[key] = self._emit_objects(symbols, target)
@@ -73,6 +77,8 @@ class KernelCache:
 @pytest.fixture(scope="session")
 def compile_once() -> Iterator[None]:
     """From its first use on, builds in this process share compiled kernels."""
+    from sdcomp.codegen import artifact, module
+
     cache = KernelCache()
     with (
         mock.patch.object(module, "emit_object", cache.emit_object),
@@ -87,7 +93,9 @@ class Builder:
 
     folder: Path
 
-    def checkpoint(self, name: str, networks: Networks, dtype: str = "f16") -> tuple[Path, ModelConfig]:
+    def checkpoint(self, name: str, networks: Networks, dtype: str = "f16") -> "tuple[Path, ModelConfig]":
+        from tests.checkpoints import write_checkpoint
+
         path = self.folder / f"{name}-{dtype}.safetensors"
         return path, write_checkpoint(
             path,
@@ -98,11 +106,11 @@ class Builder:
             metadata=networks.metadata,
         )
 
-    def build(
-        self, name: str, networks: Networks, options: BuildOptions, dtype: str = "f16", suffix: str = ".so"
-    ) -> Built:
+    def build(self, name: str, networks: Networks, options: "BuildOptions", dtype: str = "f16") -> Built:
+        from sdcomp.compiler import build
+
         checkpoint, config = self.checkpoint(name, networks, dtype)
-        path = checkpoint.with_suffix(suffix)
+        path = checkpoint.with_suffix(".so")
         return Built(path, checkpoint, config, build(checkpoint, path, options))
 
 
@@ -114,6 +122,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory, compile_once: None) -> Bui
 @pytest.fixture(scope="session")
 def small_built(builder: Builder) -> Built:
     """`TINY` as float16, at one size of 32x32 pixels, with its checkpoint."""
+    from sdcomp.compiler import BuildOptions
+
     return builder.build("small", TINY, BuildOptions(sizes=[TINY_SIZE]))
 
 

@@ -11,8 +11,10 @@ import typer
 
 from sdcomp import __version__
 from sdcomp.cli.build import build
+from sdcomp.cli.compare import compare
 from sdcomp.cli.demo import demo
 from sdcomp.cli.errors import run_guarded
+from sdcomp.cli.export import export
 from sdcomp.cli.inspect import inspect
 from sdcomp.cli.opt import opt
 from sdcomp.cli.run import run
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (build, run, inspect, opt, demo):
+for command in (build, run, inspect, export, compare, opt, demo):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdcomp.codegen.fold import fold
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.link import link
 from sdcomp.codegen.module import emit_objects, name_kernels
@@ -19,7 +20,7 @@ from sdcomp.codegen.tables import PlannedProgram, Tables
 from sdcomp.codegen.targets import Target
 from sdcomp.errors import LinkError
 from sdcomp.ir.graph import Module
-from sdcomp.ir.interpret import WeightReader, evaluate
+from sdcomp.ir.interpret import WeightReader
 from sdcomp.passes.pipeline import plan
 from sdcomp.passes.plan_memory import aligned
 from sdcomp.runtime.payload import WEIGHTS_SUFFIX, PayloadWriter, append_payload
@@ -50,7 +51,7 @@ class Recipe:
 def write_artifact(recipe: Recipe, path: Path, progress: Progress) -> dict[str, Any]:
     """Builds `path` (and `path.weights` if split); returns the manifest. Nothing is left behind on failure.
 
-    Raises PassError, CodegenError, LoadError or LinkError.
+    Raises PassError, CodegenError, LoadError, AdapterError or LinkError.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -126,7 +127,7 @@ class _Build:
         for buffer, alignment in todo.items():
             assert buffer.weight is not None
             self.progress("weights", done, total)
-            array = buffer.weight.layout.pack(evaluate(buffer.weight.node, self.recipe.read_weight))
+            array = fold(buffer.weight, self.recipe.read_weight)
             offsets[buffer] = writer.write(array, alignment)
             done += buffer.bytes
         return offsets

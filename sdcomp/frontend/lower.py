@@ -33,7 +33,7 @@ def lower_model(
     """
     for width, height in sizes:
         require_multiple("size", config.vae.downscale * latent_multiple(config.unet), width, height)
-    weights = Weights(_checkpoint_weights(checkpoint_types))
+    weights = Weights(checkpoint_weights(checkpoint_types))
     graphs = [lower_text_encoder(config.text, weights)]
     for width, height in dict.fromkeys(sizes):
         graphs.extend(_lower_size(config, weights, width, height, batches))
@@ -54,7 +54,9 @@ def _lower_size(
         yield lower_vae_encoder(config.vae, weights, height, width, f"vae_encoder@{size}")
 
 
-def _checkpoint_weights(types: Mapping[str, TensorType]) -> Lookup:
+def checkpoint_weights(types: Mapping[str, TensorType]) -> Lookup:
+    """Weight nodes of a checkpoint with tensors of these types; FamilyError for one that is missing."""
+
     def weight(name: str) -> Node:
         if name not in types:
             raise FamilyError(f"{name}: the checkpoint has no such tensor, but the network needs it")

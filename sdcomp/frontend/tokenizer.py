@@ -68,6 +68,10 @@ class Tokenizer:
         """All that `from_bytes` needs: the merges as gzipped text, in the layout of a `merges.txt`."""
         return self._data
 
+    def vocabulary(self) -> dict[str, int]:
+        """The text of every token and its number, as in a `vocab.json`."""
+        return dict(sorted(self._backend.get_vocab().items(), key=lambda item: item[1]))
+
     def encode(self, text: str) -> Tokens:
         """The tokens of one prompt. Raises UsageError if the text is not valid Unicode."""
         try:

@@ -18,37 +18,37 @@ DOWNSAMPLE_PADDING = (0, 0, 1, 1)
 
 
 def lower_vae_decoder(
-    config: VaeConfig, weights: Lookup, height: int, width: int, name: str = "vae_decoder"
+    config: VaeConfig, weights: Lookup, height: int, width: int, name: str = "vae_decoder", batch: int = 1
 ) -> Graph:
     """The graph from latents to an image.
 
-    Input: `latents` [1, latent_channels, height, width] f32 at rate eval: raw z, already divided by the
-    scaling factor; sizes in latent pixels. Output: `image` [1, image_channels, downscale height,
+    Input: `latents` [batch, latent_channels, height, width] f32 at rate eval: raw z, already divided by the
+    scaling factor; sizes in latent pixels. Output: `image` [batch, image_channels, downscale height,
     downscale width], about -1 to 1, not clamped.
 
     Raises UsageError for an empty size, FamilyError for a weight that does not fit.
     """
     require_multiple("latent size", 1, width, height)
     network = Builder(config.prefix, weights)
-    latents = program_input("latents", "eval", (1, config.latent_channels, height, width))
+    latents = program_input("latents", "eval", (batch, config.latent_channels, height, width))
     x = network.linear(to_nhwc(latents), "post_quant_conv", config.latent_channels)
     return Graph(name, {"image": to_nchw(_decoder(config, network.at("decoder"), x))})
 
 
 def lower_vae_encoder(
-    config: VaeConfig, weights: Lookup, height: int, width: int, name: str = "vae_encoder"
+    config: VaeConfig, weights: Lookup, height: int, width: int, name: str = "vae_encoder", batch: int = 1
 ) -> Graph:
     """The graph from an image to the distribution of its latents.
 
-    Input: `image` [1, image_channels, height, width] f32, -1 to 1, at rate eval; sizes in image pixels.
-    Outputs: `mean` and `log_variance` [1, latent_channels, height / downscale, width / downscale], the
+    Input: `image` [batch, image_channels, height, width] f32, -1 to 1, at rate eval; sizes in image pixels.
+    Outputs: `mean` and `log_variance` [batch, latent_channels, height / downscale, width / downscale], the
     log variance not clamped; neither multiplied by the scaling factor.
 
     Raises UsageError for a size that `downscale` does not divide, FamilyError for a weight that does not fit.
     """
     require_multiple("image size", config.downscale, width, height)
     network = Builder(config.prefix, weights)
-    image = program_input("image", "eval", (1, config.image_channels, height, width))
+    image = program_input("image", "eval", (batch, config.image_channels, height, width))
     moments = _encoder(config, network.at("encoder"), to_nhwc(image))
     channels = config.latent_channels
     moments = network.linear(moments, "quant_conv", 2 * channels)

@@ -19,6 +19,8 @@ def node_multiplies(node: Node) -> int:
     """Multiply-accumulates of one node; 0 for everything that is not a contraction of activations."""
     if node.op in ("matmul", "conv2d"):
         return node.type.elements * prod(node.operands[1].shape[1:])
+    if node.op == "winograd_multiply":
+        return node.type.elements * node.operands[0].shape[2]
     if node.op == "attention":
         return 2 * node.type.elements * node.operands[1].shape[1]
     return 0

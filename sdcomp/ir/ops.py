@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdcomp.errors import VerifyError
-from sdcomp.ir import references, shapes
+from sdcomp.ir import references, shapes, winograd
 from sdcomp.ir.graph import Attribute, Attributes, Node
 from sdcomp.ir.types import Array, TensorType
 
@@ -64,6 +64,15 @@ _TABLE = (
     Op("kron", (2, 2), {}, shapes.kron, references.kron,
        "Kronecker product, axis by axis; the operand of lower rank is viewed with trailing axes of 1",
        ("a", "b")),
+    # Winograd stages, which rewrite_winograd makes of a 3x3 convolution: F(m x m, 3 x 3)
+    Op("winograd_filter", (1, 1), {"m": INTEGER}, winograd.filter_shape, winograd.filter_reference,
+       "G g G^T of every filter of w[O,I,3,3]: [(m+2)^2,O,I]", ("w",)),
+    Op("winograd_input", (1, 1), {"m": INTEGER}, winograd.input_shape, winograd.input_reference,
+       "B^T d B of every tile of the padded map x[N,H,W,C]: [(m+2)^2,tiles,C]"),
+    Op("winograd_multiply", (2, 2), {}, winograd.multiply_shape, winograd.multiply_reference,
+       "v[s] times the transpose of u[s], for each s", ("v", "u")),
+    Op("winograd_output", (1, 1), {"m": INTEGER, "shape": INTEGERS}, winograd.output_shape,
+       winograd.output_reference, "A^T m A of every tile, as a map of `shape` [N,H,W,O]", ("m",)),
     # Normalisation
     Op("group_norm", (3, 3), {"groups": INTEGER, "eps": NUMBER}, shapes.same, references.group_norm,
        "per sample and group of channels to mean 0 and variance 1, then gamma, beta", ("x", "gamma", "beta")),

@@ -203,14 +203,14 @@ def skew(operands: Operands, attributes: Attributes) -> Array:
     upper = np.zeros((len(x), side, side), x.dtype)
     rows, columns = np.triu_indices(side, 1)
     upper[:, rows, columns] = x
-    return upper - upper.transpose(0, 2, 1)
+    return np.asarray(upper - upper.transpose(0, 2, 1))
 
 
 def cayley(operands: Operands, attributes: Attributes) -> Array:
     """Solved in f64. The factors commute, so that (I - q)^-1 may stand on the left."""
     (q,) = _wide(*operands)
     identity = np.eye(q.shape[-1])
-    return np.linalg.solve(identity - q, identity + q).astype(q.dtype)
+    return np.asarray(np.linalg.solve(identity - q, identity + q).astype(q.dtype))
 
 
 def timestep_embedding(operands: Operands, attributes: Attributes) -> Array:

@@ -19,11 +19,12 @@ CHECKPOINT = "model"
 class AdapterPlan:
     """What adapters do: the updates of each weight, by canonical name, in the order of the adapters.
 
-    `unmatched` are modules of the adapters that the model does not have.
+    `unmatched` are modules of the adapters that the model does not have, `warnings` doubts about the files.
     """
 
     updates: Mapping[str, tuple[Update, ...]] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

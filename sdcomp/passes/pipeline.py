@@ -19,6 +19,7 @@ from sdcomp.passes.fold_constants import FoldConstants
 from sdcomp.passes.fold_kronecker import FoldKronecker
 from sdcomp.passes.fuse_kernels import FuseKernels
 from sdcomp.passes.plan_memory import plan_memory
+from sdcomp.passes.rewrite_winograd import RewriteWinograd
 from sdcomp.passes.share_cfg_prefix import ShareCfgPrefix
 from sdcomp.passes.split_parallel import split_parallel
 from sdcomp.passes.split_rates import SplitRates
@@ -31,6 +32,8 @@ class PipelineOptions:
     """What a build may choose."""
 
     adapters: AdapterPlan = field(default_factory=AdapterPlan)
+    lanes: int = 1
+    """f32 lanes of the target's vectors."""
 
 
 def pipeline(options: PipelineOptions) -> list[Pass]:
@@ -44,8 +47,7 @@ def pipeline(options: PipelineOptions) -> list[Pass]:
         EliminateCommon(),  # one node per value, over all programs and sizes
         EliminateDead(),  # carried values that nobody reads
         FoldConstants(),  # constants evaluated, nodes that do nothing dropped
-        # Choosing an algorithm per convolution and rewriting to Winograd's enters here: it wants padding
-        # still on the node.
+        RewriteWinograd(options.lanes),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
         ExposePadding(),  # what is left of convolution reads maps that have their border
     ]
 

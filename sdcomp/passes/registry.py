@@ -17,6 +17,7 @@ CLASSES = {
     "eliminate_common": "EliminateCommon",
     "eliminate_dead": "EliminateDead",
     "fold_constants": "FoldConstants",
+    "rewrite_winograd": "RewriteWinograd",
     "expose_padding": "ExposePadding",
 }
 """Pass name, which is also its module's name, to class name."""

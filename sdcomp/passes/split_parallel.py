@@ -5,6 +5,7 @@ they share, so that whatever is unordered (q, k and v; a shortcut convolution be
 overlap. Among kernels that become ready together, the one with the longest way to the end goes first.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from sdcomp.codegen.plan import Buffer, Call, Program, Space
 class Schedule:
     """A program with its dependency graph over call numbers:
 
-    an edge a -> b means that b reads what a wrote.
+    an edge a -> b means that b waits for a.
     """
 
     program: Program
@@ -41,11 +42,23 @@ def split_parallel(program: Program) -> Schedule:
             graph.add_edges_from((writer, number) for writer in writers.get(buffer, ()))
         if call.writes.space is not Space.WEIGHTS:
             writers.setdefault(call.writes, []).append(number)
+    _hold_back_parts(graph, writers.values())
     reduced = nx.transitive_reduction(graph)
     for number in reversed(range(len(program.calls))):
         later = [reduced.nodes[s]["urgency"] for s in reduced.successors(number)]
         reduced.nodes[number]["urgency"] = _cost(program.calls[number]) + max(later, default=0)
     return Schedule(program, reduced)
+
+
+def _hold_back_parts(graph: Any, writers: Iterable[list[int]]) -> None:
+    """Calls that write parts of one buffer, as of a concatenation, wait for what any of them reads.
+
+    A part that is ready long before the others, as a UNet's skip connection is, would otherwise occupy the
+    whole buffer, and keep its memory from everything that runs in between.
+    """
+    for parts in writers:
+        needed = {before for part in parts for before in graph.predecessors(part)}
+        graph.add_edges_from((before, part) for part in parts for before in needed if before < part)
 
 
 def _cost(call: Call) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdcomp.errors import ExecutionError, UsageError
+from sdcomp.errors import ArtifactError, ExecutionError, UsageError
 from sdcomp.frontend.tokenizer import Tokenizer, Tokens
 from sdcomp.runtime.context import Context, TraceEvent
 from sdcomp.runtime.library import Library
@@ -45,7 +45,7 @@ class Model:
     def open(cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True) -> "Self":
         """Opens an artifact; `threads` defaults to what it was built with, or to all CPUs.
 
-        Raises ArtifactError for a file that is damaged, no artifact, or for another CPU.
+        Raises ArtifactError for a file that is damaged, no artifact, no model, or for another CPU.
         """
         library = Library.open(path, threads, verify)
         try:
@@ -54,6 +54,9 @@ class Model:
                 library.close()
                 library = Library.open(path, wanted, verify=False)
             return cls(library)
+        except KeyError as error:
+            library.close()
+            raise ArtifactError(f"{path}: its manifest has no {error}; build it again") from None
         except BaseException:
             library.close()
             raise
@@ -67,6 +70,8 @@ class Model:
     def encode_text(self, prompts: str | Sequence[str]) -> Floats:
         """The text encoder's hidden states f32[prompts, 77, width]. Tokens beyond 75 are dropped."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise ExecutionError("prompts: expected at least one, found none")
         with self.context() as context:
             return np.concatenate([self.hidden_states(context, prompt) for prompt in prompts])
 
@@ -78,7 +83,12 @@ class Model:
         latents f32[N,4,h,w] at fractional timesteps, given text f32[N,77,width], to the noise f32[N,4,h,w].
         """
         latents, text = _rows("latents", latents, 4), _rows("context", context, 3)
-        timesteps = np.broadcast_to(np.asarray(timestep, np.float32), (len(latents),))
+        timesteps = np.asarray(timestep, np.float32)
+        if timesteps.shape not in ((), (1,), (len(latents),)):
+            raise ExecutionError(
+                f"timestep: expected 1 or {len(latents)}, one per latent, found shape {list(timesteps.shape)}"
+            )
+        timesteps = np.broadcast_to(timesteps, (len(latents),))
         if len(text) != len(latents):
             raise ExecutionError(
                 f"predict_noise: {len(latents)} latents need as many contexts, found {len(text)}"

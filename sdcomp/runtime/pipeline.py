@@ -15,7 +15,7 @@ from sdcomp.runtime.context import Context
 from sdcomp.runtime.denoiser import EpsDenoiser, guided
 from sdcomp.runtime.images import generation_parameters, to_images
 from sdcomp.runtime.model import Floats, Model
-from sdcomp.runtime.rng import BatchNoise
+from sdcomp.runtime.rng import SEEDS, BatchNoise
 from sdcomp.runtime.samplers import sample, sampler_named
 from sdcomp.runtime.schedules import schedule_named, sigmas, stable_diffusion
 
@@ -33,8 +33,8 @@ class GenerateOptions:
     """What to make. `size` is (width, height) in pixels, None for the artifact's first; a negative seed is
     drawn at random.
 
-    Image number b of a batch has seed + b. At guidance scale 1 the negative prompt has no effect and costs
-    nothing.
+    Image number b of a batch has seed + b, modulo 2^64. At guidance scale 1 the negative prompt has no effect
+    and costs nothing.
     """
 
     prompt: str
@@ -87,7 +87,7 @@ class Pipeline(Model):
                 raise UsageError(f"{name} {value}: expected 1 or more")
         if not np.isfinite(options.cfg_scale):
             raise UsageError(f"cfg scale {options.cfg_scale}: expected a finite number")
-        if options.seed >= 1 << 64:
+        if options.seed >= SEEDS:
             raise UsageError(f"seed {options.seed}: expected less than 2^64")
         return self.check_size(options.size)
 
@@ -102,7 +102,7 @@ class Pipeline(Model):
                 sampler=options.sampler,
                 schedule=options.schedule,
                 cfg_scale=options.cfg_scale,
-                seed=seed + row,
+                seed=(seed + row) % SEEDS,
                 width=size[0],
                 height=size[1],
                 model=Path(manifest["checkpoint"]["file"]).stem,

@@ -62,7 +62,15 @@ class Compiled:
     def __init__(self, builds: Mapping[str, Build], target: Target) -> None:
         self.target = target
         self.cases = {name: build(target) for name, build in builds.items()}
-        self._jit = Jit.of((case.kernel for case in self.cases.values()), target)
+        self.jit = Jit.of((case.kernel for case in self.cases.values()), target)
+
+    @staticmethod
+    def once(builds: Mapping[str, Build], target: Target) -> "Compiled":
+        """The same object for the same family and target, so that every test shares one compilation."""
+        key = (id(builds), target)
+        if key not in _COMPILED:
+            _COMPILED[key] = Compiled(builds, target)
+        return _COMPILED[key]
 
     def run(self, name: str, order: Sequence[int] | None = None) -> Array:
         """The output's memory after a run; asserts that only the output was written."""
@@ -74,7 +82,7 @@ class Compiled:
         operands.insert(case.written, np.full(case.expected.shape, np.nan, np.float32))
         memory = [_Guarded(operand) for operand in operands]
         memory[case.written].array.view(np.uint8)[...] = UNWRITTEN
-        self._jit.run(case.kernel, [int(m.array.ctypes.data) for m in memory], order)
+        self.jit.run(case.kernel, [int(m.array.ctypes.data) for m in memory], order)
         for index, (guarded, operand) in enumerate(zip(memory, operands, strict=True)):
             assert guarded.is_intact(), f"wrote outside of operand {index}"
             same = index == case.written or guarded.array.tobytes() == operand.tobytes()
@@ -91,6 +99,10 @@ class Compiled:
         assert error <= case.bound, f"relative error {error:.3g}, at most {case.bound:.3g} expected"
         for order in _orders(case.kernel.tiles):
             assert self.run(name, order).tobytes() == found.tobytes(), f"tiles in order {order} differ"
+
+
+_COMPILED: dict[tuple[int, Target], Compiled] = {}
+"""By the identity of a family's cases, which are constants of its module."""
 
 
 class _Guarded:

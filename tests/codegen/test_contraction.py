@@ -62,7 +62,7 @@ BUILDS = {name: partial(build, shape) for name, shape in (SHAPES | EPILOGUE_SHAP
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest) -> Compiled:
-    return Compiled(BUILDS, request.param)
+    return Compiled.once(BUILDS, request.param)
 
 
 @isa

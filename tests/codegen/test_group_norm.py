@@ -134,7 +134,7 @@ BUILDS = {f"{stage}-{name}": partial(build, shape) for name, shape in SHAPES.ite
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest) -> Compiled:
-    return Compiled(BUILDS, request.param)
+    return Compiled.once(BUILDS, request.param)
 
 
 @isa

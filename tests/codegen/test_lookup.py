@@ -47,7 +47,7 @@ BUILDS = {
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest) -> Compiled:
-    return Compiled(BUILDS, request.param)
+    return Compiled.once(BUILDS, request.param)
 
 
 @isa

@@ -87,7 +87,7 @@ BUILDS = {name: partial(build_copy, copy) for name, copy in COPIES.items()} | {
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest) -> Compiled:
-    return Compiled(BUILDS, request.param)
+    return Compiled.once(BUILDS, request.param)
 
 
 @isa

@@ -51,7 +51,7 @@ BUILDS = {name: partial(build, shape) for name, shape in SHAPES.items()}
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest) -> Compiled:
-    return Compiled(BUILDS, request.param)
+    return Compiled.once(BUILDS, request.param)
 
 
 @isa

@@ -84,12 +84,12 @@ def small_text_encoder() -> Any:
     return CLIPTextModel(config)
 
 
-def randomise(network: Any) -> None:
+def randomise(network: Any, deviation: float = 1.0) -> None:
     """Trainers start with a zero factor; a trained adapter has none."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.normal_()
+            parameter.normal_(std=deviation)
 
 
 def written_deltas(network: Any) -> Iterator[tuple[str, Array]]:

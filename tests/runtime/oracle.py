@@ -1,4 +1,4 @@
-"""The networks of a checkpoint as torch models of diffusers and transformers, and LoKr as LyCORIS writes it."""
+"""A checkpoint's networks as torch models of diffusers and transformers; LoKr files that LyCORIS writes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Oracle:
             return _array(mean * self.scaling_factor)
 
     def merge_lokr(self, path: Path, strength: float) -> int:
-        """Adds an adapter's differences, computed in float64 from its file, to the weights; how many it changed."""
+        """Adds an adapter's differences, computed in float64; returns how many weights it changed."""
         tensors = load_file(path)
         modules = {f"lora_unet_{_flat(name)}": module for name, module in self.unet.named_modules()}
         modules |= {f"lora_te_{_flat(name)}": module for name, module in self.text.named_modules()}
@@ -91,7 +91,7 @@ def lokr_difference(factors: dict[str, Array], shape: tuple[int, ...]) -> Array:
 
 
 def make_oracle(config: ModelConfig, checkpoint: Path) -> Oracle:
-    """The models with the weights of a checkpoint in CompVis' layout; every tensor of the file is used once."""
+    """The models with the weights of a checkpoint in CompVis' layout."""
     tensors = {name: torch.from_numpy(values).float() for name, values in load_file(checkpoint).items()}
     unet = test_unet.oracle_model(config.unet)
     _fill(unet, config.unet.prefix, test_unet.translator(config.unet), tensors)

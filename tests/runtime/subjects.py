@@ -30,14 +30,17 @@ SUBJECTS = {
         Networks(
             unet={
                 "channel_mult": (1, 2, 3),
-                "res_blocks": 2,
-                "transformer_depth": (1, 2, 0),
+                "res_blocks": 1,
+                "transformer_depth": (0, 2, 1),
                 "linear_projection": True,
+                "heads": None,
+                "head_channels": 16,
             },
-            vae={"channel_mult": (1, 1, 2), "decoder_res_blocks": 2, "has_encoder": False},
+            vae={"channel_mult": (1,), "decoder_res_blocks": 2, "has_encoder": False},
+            text={"layers": 3},
             metadata={"sdcomp.unet.head_channels": "16"},
         ),
-        ((96, 64),),
+        ((24, 16),),
         {"use_tucker": True},
     ),
     "one level, two sizes": Subject(

@@ -17,28 +17,11 @@ from math import prod
 from sdcomp.codegen.builder import I1, I64, Emitter, Value, constant_table, i64
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
+from sdcomp.codegen.kernels.epilogue import Epilogue, Step
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
 from sdcomp.codegen.targets import Target
 
 import llvmlite.ir as ir  # isort: skip
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the epilogue. `bias`, `batch_vector` and `tensor` add the next operand; the others are
-    pointwise operations.
-
-    bias: f32[columns padded to whole panels]; batch_vector: one f32 row of `stride` per sample; tensor: rows
-    of `stride` like the output's, one batch of them serving all if `shared`.
-    """
-
-    kind: str
-    stride: int = 0
-    shared: bool = False
-
-    @property
-    def takes_operand(self) -> bool:
-        return self.kind in ("bias", "batch_vector", "tensor")
 
 
 @dataclass(frozen=True)
@@ -177,7 +160,25 @@ class Contraction(Kernel):
                 sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
                 block.multiply(row, panel, sums)
                 with e.when(block.is_last()):
-                    _Epilogue(self, e, row, panel).emit(sums)
+                    self._finish(e, row, panel, sums)
+
+    def _finish(self, e: Emitter, row: "_RowGroup", panel: Value, sums: Value) -> None:
+        """Finished sums of one row group and panel, through the epilogue, to the output."""
+        g, kept = self.geometry, self.vectors // 2 if self.gated else self.vectors
+        columns = self.columns // 2 if self.gated else self.columns
+        epilogue = Epilogue(e, self.steps, self.vectors, kept, columns, g.outer * g.inner, panel, row.batch)
+        out = operand(e, 2)
+        with e.loop(0, row.rows()) as r:
+            absolute = e.b.add(row.first_row, r)
+            at = e.at(sums, e.b.mul(r, i64(self.width)))
+            values = [
+                epilogue.apply(v, e.load_vector(at, v * self.lanes), absolute) for v in range(self.vectors)
+            ]
+            if self.gated:
+                halves = zip(values[:kept], values[kept:], strict=True)
+                values = [e.b.fmul(value, vectormath.gelu(e, gate)) for value, gate in halves]
+            for v, value in enumerate(values):
+                epilogue.store(v, value, out, absolute, self.out_stride)
 
     @contextmanager
     def _tap(self, e: Emitter) -> Iterator[Value]:
@@ -278,92 +279,6 @@ class _Block:
         last_tap = e.b.icmp_signed("==", self.tap, i64(len(k.geometry.taps) - 1))
         last_depth = e.b.icmp_signed(">=", e.b.add(self.start, i64(k.depth_block)), i64(k.geometry.depth))
         return e.b.and_(last_tap, last_depth)
-
-
-@dataclass
-class _Epilogue:
-    """From finished sums to the output, for one row group and panel."""
-
-    kernel: Contraction
-    e: Emitter
-    row: _RowGroup
-    panel: Value
-
-    def __post_init__(self) -> None:
-        k = self.kernel
-        self.kept = k.vectors // 2 if k.gated else k.vectors
-        self.kept_columns = k.columns // 2 if k.gated else k.columns
-        self.column = self.e.b.mul(self.panel, i64(self.kept * k.lanes))
-        self.masks = self._masks()
-
-    def _masks(self) -> list[Value | None]:
-        """One per vector; None where every panel is full."""
-        e, k = self.e, self.kernel
-        if self.kept_columns % (self.kept * k.lanes) == 0:
-            return [None] * self.kept
-        left = e.b.sub(i64(self.kept_columns), self.column)
-        return [e.mask(e.b.sub(left, i64(v * k.lanes))) for v in range(self.kept)]
-
-    def _load(self, pointer: Value, offset: Value, v: int) -> Value:
-        at = self.e.b.add(offset, i64(v * self.kernel.lanes))
-        return self.e.load_masked(pointer, at, self.masks[v])
-
-    def _fixed(self) -> dict[int, list[Value]]:
-        """Vectors that are the same for every row of the group: biases and batch vectors, by step number."""
-        e, k = self.e, self.kernel
-        fixed: dict[int, list[Value]] = {}
-        for number, step, index in self._operands():
-            pointer = operand(e, index)
-            if step.kind == "bias":
-                start = e.b.mul(self.panel, i64(k.width))
-                fixed[number] = [e.load_vector(e.at(pointer, start), v * k.lanes) for v in range(k.vectors)]
-            if step.kind == "batch_vector":
-                start = e.b.add(e.b.mul(self.row.batch, i64(step.stride)), self.column)
-                fixed[number] = [self._load(pointer, start, v) for v in range(self.kept)]
-        return fixed
-
-    def _operands(self) -> Iterator[tuple[int, Step, int]]:
-        index = 3
-        for number, step in enumerate(self.kernel.steps):
-            yield number, step, index
-            index += step.takes_operand
-
-    def emit(self, sums: Value) -> None:
-        e, k = self.e, self.kernel
-        fixed = self._fixed()
-        out = operand(e, 2)
-        with e.loop(0, self.row.rows()) as r:
-            values = [
-                e.load_vector(sums, e.b.add(e.b.mul(r, i64(k.width)), i64(v * k.lanes)))
-                for v in range(k.vectors)
-            ]
-            absolute = e.b.add(self.row.first_row, r)
-            for number, step, index in self._operands():
-                values = self._apply(step, values, fixed.get(number), absolute, index)
-            if k.gated:
-                halves = zip(values[: self.kept], values[self.kept :], strict=True)
-                values = [e.b.fmul(value, vectormath.gelu(e, gate)) for value, gate in halves]
-            start = e.b.add(e.b.mul(absolute, i64(k.out_stride)), self.column)
-            self._store(out, start, values)
-
-    def _apply(
-        self, step: Step, values: list[Value], fixed: list[Value] | None, row: Value, index: int
-    ) -> list[Value]:
-        e = self.e
-        if fixed is not None:
-            return [e.b.fadd(a, b) for a, b in zip(values, fixed, strict=True)]
-        if step.kind == "tensor":
-            if step.shared:
-                row = e.b.srem(row, i64(self.kernel.geometry.outer * self.kernel.geometry.inner))
-            start = e.b.add(e.b.mul(row, i64(step.stride)), self.column)
-            pointer = operand(e, index)
-            return [e.b.fadd(value, self._load(pointer, start, v)) for v, value in enumerate(values)]
-        return [vectormath.unary(e, step.kind, value) for value in values]
-
-    def _store(self, out: Value, start: Value, values: list[Value]) -> None:
-        for v, value in enumerate(values):
-            at = self.e.b.add(start, i64(v * self.kernel.lanes))
-            self.e.store_masked(value, out, at, self.masks[v])
 
 
 _ROWS_PER_TILE = 256

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from onnx import StringStringEntryProto, TensorProto
@@ -48,12 +48,14 @@ class WeightStore:
     Memory is bounded by what the evaluation of one weight expression takes.
     """
 
-    def __init__(self, path: Path, read_weight: WeightReader, policy: str) -> None:
-        """`policy` says how floats of rank 2 and more are stored: f32 or f16."""
-        self.path = path
+    def __init__(self, file: BinaryIO, location: str, read_weight: WeightReader, policy: str) -> None:
+        """`location` is the file's path as seen from the models; `policy` says how floats of rank 2 and more
+        are stored: f32 or f16.
+        """
+        self._file = file
+        self._location = location
         self._read_weight = read_weight
         self._policy = policy
-        self._file = open(path, "wb")
         self._written: dict[tuple[Node, Form, DType], tuple[int, int]] = {}
 
     def stored_type(self, node: Node) -> DType:
@@ -84,22 +86,13 @@ class WeightStore:
     def _reference(self, name: str, form: Form, dtype: DType, offset: int, length: int) -> TensorProto:
         tensor = TensorProto(name=name, data_type=ELEMENTS[dtype], dims=form.result)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self.path.name), ("offset", offset), ("length", length)):
+        for key, value in (("location", self._location), ("offset", offset), ("length", length)):
             tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
         return tensor
 
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "WeightStore":
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.close()
-
 
 def _arranged(values: Array, form: Form) -> Array:
-    return values.reshape(form.shape).transpose(form.permutation)
+    return np.asarray(values.reshape(form.shape).transpose(form.permutation))
 
 
 def _blocks(values: Array) -> Iterator[Array]:

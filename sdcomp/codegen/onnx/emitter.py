@@ -49,6 +49,7 @@ class Emitter:
         self._witnesses: dict[Extent, tuple[str, int]] = {}
         self._sizes: dict[Extent, str] = {}
         self._taken: dict[str, int] = {}
+        self._typed: set[str] = set()
 
     # Nodes and values
 
@@ -60,23 +61,21 @@ class Emitter:
 
     def define(self, node: Node, value: str, first: bool = False) -> None:
         """`value` is what `node` computes, with channels first or as in the graph."""
-        if len(node.shape) < 3:
-            first = False
+        first = first and len(node.shape) > 2
         self._values[node, first] = value
-        extents = self.extents(node, first)
-        if value not in self._taken:
+        if value in self._typed:
             return
+        self._typed.add(value)
+        extents = self.extents(node, first)
         for axis, extent in enumerate(extents):
             if isinstance(extent, str):
                 self._witnesses.setdefault(extent, (value, axis))
         self.types.append(make_tensor_value_info(value, ELEMENTS[node.dtype], extents))
 
-    def define_input(self, node: Node) -> None:
-        """A program input, under its own name."""
-        name = node.text("name")
-        self._taken[name] = 1
-        self.define(node, name)
-        self.types.pop()
+    def define_input(self, node: Node) -> ValueInfoProto:
+        """A program input, under its own name; returns its declaration."""
+        self.define(node, self.unique(node.text("name")))
+        return self.types.pop()
 
     def unique(self, name: str) -> str:
         """`name`, numbered from its second use on."""
@@ -192,10 +191,10 @@ class Emitter:
 
 
 def weight_nodes(graph: Graph) -> frozenset[Node]:
-    """The nodes that no input reaches."""
+    """The nodes that no input reaches, but for transformed filters: they would be four times the weights."""
     found: set[Node] = set()
     for node in graph.nodes():
-        if node.op != "input" and found.issuperset(node.operands):
+        if node.op not in ("input", "winograd_filter") and found.issuperset(node.operands):
             found.add(node)
     return frozenset(found)
 
@@ -205,7 +204,7 @@ def _form(node: Node, first: bool) -> Form:
 
 
 def _origins(graph: Graph) -> Mapping[Node, str]:
-    """For each node the module that it belongs to: that of its own weight, or of the operand computed last."""
+    """For each node the module that it belongs to: that of its weight, or of its latest operand."""
     origins: dict[Node, str] = {}
     places: dict[Node, int] = {}
     constants = weight_nodes(graph)

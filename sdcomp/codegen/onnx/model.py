@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from sdcomp import __version__
 from sdcomp.codegen.onnx.data import ELEMENTS, WeightStore
 from sdcomp.codegen.onnx.emitter import Emitter
 from sdcomp.codegen.onnx.extents import Extents
-from sdcomp.codegen.onnx.operators import LOWERINGS
+from sdcomp.codegen.onnx.operators import LOWERINGS, Lowering
+from sdcomp.errors import PassError
 from sdcomp.ir.graph import Graph, Node
 
 OPSET, IR_VERSION = 21, 10
@@ -25,7 +26,8 @@ Steps = Callable[[int, int], None]
 def write_model(graph: Graph, path: Path, extents: Extents, weights: WeightStore, steps: Steps) -> None:
     """Writes `graph` to `path`; inputs and outputs keep their names, weights go to the store.
 
-    Raises OSError where it cannot be written, and what reading a weight raises.
+    Raises OSError where it cannot be written, PassError for an operation that ONNX has no form of, and what
+    reading a weight raises.
     """
     path.write_bytes(make_onnx(graph, extents, weights, steps).SerializeToString())
 
@@ -33,19 +35,20 @@ def write_model(graph: Graph, path: Path, extents: Extents, weights: WeightStore
 def make_onnx(graph: Graph, extents: Extents, weights: WeightStore, steps: Steps) -> ModelProto:
     """The model of `graph`, its initializers in the store."""
     emit = Emitter(graph, extents, weights)
-    for node in graph.inputs():
-        emit.define_input(node)
+    inputs = [emit.define_input(node) for node in graph.inputs()]
     for name in graph.outputs:
         emit.unique(name)
     nodes = graph.nodes()
     for done, node in enumerate(nodes):
         steps(done, len(nodes))
         if node.op != "input" and not emit.is_weight(node):
-            LOWERINGS[node.op](node, emit)
+            _lowering(node)(node, emit)
     for name, node in graph.outputs.items():
         emit.nodes.append(make_node("Identity", [emit.read(node)], [name], name=name))
-    inputs = [_declared(node.text("name"), node, emit) for node in graph.inputs()]
-    outputs = [_declared(name, node, emit) for name, node in graph.outputs.items()]
+    outputs = [
+        make_tensor_value_info(name, ELEMENTS[node.dtype], emit.extents(node))
+        for name, node in graph.outputs.items()
+    ]
     whole = make_graph(emit.nodes, graph.name, inputs, outputs, emit.initializers, value_info=emit.types)
     return make_model(
         whole,
@@ -56,5 +59,7 @@ def make_onnx(graph: Graph, extents: Extents, weights: WeightStore, steps: Steps
     )
 
 
-def _declared(name: str, node: Node, emit: Emitter) -> ValueInfoProto:
-    return make_tensor_value_info(name, ELEMENTS[node.dtype], emit.extents(node))
+def _lowering(node: Node) -> Lowering:
+    if node.op not in LOWERINGS:
+        raise PassError(f"{node.op} {node.type}: is of weight expressions only, but an input reaches it")
+    return LOWERINGS[node.op]

@@ -4,10 +4,10 @@ A function receives the node and the emitter, and defines the node's value.
 """
 
 from collections.abc import Callable
-from math import prod
 
 import numpy as np
 
+from sdcomp.codegen.onnx import winograd
 from sdcomp.codegen.onnx.data import ELEMENTS, Form
 from sdcomp.codegen.onnx.emitter import Emitter, channels_first
 from sdcomp.errors import PassError
@@ -108,8 +108,7 @@ def _group_norm(node: Node, emit: Emitter) -> None:
     grouped = emit.add(node, "Reshape", value, emit.integers((0, groups, -1)))
     unit = [emit.numbers(np.full(groups, fill, np.float32)) for fill in (1, 0)]
     normal = emit.add(node, "InstanceNormalization", grouped, *unit, epsilon=node.number("eps"))
-    # Only the first axis is still there; what else is free must be read.
-    whole = emit.reshape(node, normal, (before[0], groups, "the rest"), before)
+    whole = emit.reshape(node, normal, before[:1], before)
     gamma, beta = (_per_channel(parameter, rank, emit) for parameter in affine)
     scaled = emit.add(node, "Mul", whole, gamma)
     emit.define(node, emit.add(node, "Add", scaled, beta), first=True)
@@ -256,6 +255,10 @@ LOWERINGS: dict[str, Lowering] = {
     "conv2d": _conv2d,
     "attention": _attention,
     "kron": _kron,
+    "winograd_filter": winograd.lower_filter,
+    "winograd_input": winograd.lower_input,
+    "winograd_multiply": winograd.lower_multiply,
+    "winograd_output": winograd.lower_output,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "softmax": _softmax,
@@ -277,4 +280,6 @@ LOWERINGS: dict[str, Lowering] = {
     "cast": _cast,
     "timestep_embedding": _timestep_embedding,
 }
-"""Every operation of the op table but the sources, which are inputs and initializers."""
+"""Every operation of the op table but the sources, which are inputs and initializers, and those that only
+weight expressions have, which are evaluated.
+"""

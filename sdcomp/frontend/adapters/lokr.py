@@ -9,25 +9,30 @@ for w1[L, M], w2[K, N, ...] and a weight [L K, M N, ...]. Either factor may be s
     w2[p, q, u, v] = sum_ij t2[i, j, u, v] w2_a[i, p] w2_b[j, q]       Tucker form
 
 gamma = 1 where both factors are stored whole: alpha is ignored, whatever it is (trainers write huge or
-infinite ones). Otherwise gamma = alpha / r, with r of w2 before that of w1, and 1 without alpha. A tensor
-`scale` replaces this rule (webui); a tensor `scalar` multiplies.
+infinite ones). Otherwise gamma = alpha / r, with r of w2 before that of w1, and 1 without alpha. `scale_of`
+has the exceptions.
 """
 
-from math import isfinite, prod
+from math import prod
 
-from sdcomp.frontend.adapters.expressions import rows, scaled, shaped, transposed
-from sdcomp.frontend.adapters.reader import Group
+from sdcomp.frontend.adapters.expressions import shaped
+from sdcomp.frontend.adapters.factors import (
+    check_kernel,
+    factor,
+    kernel_matrix,
+    low_rank_product,
+    scale_of,
+    tucker_product,
+    with_scale,
+)
+from sdcomp.frontend.adapters.group import Group
 from sdcomp.ir.graph import Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import Shape
 
 W1, W2 = "lokr_w1", "lokr_w2"
 W1_A, W1_B = "lokr_w1_a", "lokr_w1_b"
-W2_A, W2_B, T2 = "lokr_w2_a", "lokr_w2_b", "lokr_t2"
-REFUSED = {
-    "lokr_t1": "no known trainer writes this tensor",
-    "dora_scale": "DoRA is not supported by this version",
-}
+W2_A, W2_B, T1, T2 = "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2"
 
 
 def lokr_delta(group: Group, file: str, shape: Shape) -> Node:
@@ -37,7 +42,6 @@ def lokr_delta(group: Group, file: str, shape: Shape) -> Node:
     are missing, contradict each other or the weight, or the scale is not finite.
     """
     _check_complete(group)
-    gamma = lokr_scale(group)
     first, second = _first(group, file), _second(group, file, shape[2:])
     sides = tuple(i * j for i, j in zip(first.shape, second.shape, strict=True))
     area = prod(shape[2:])
@@ -46,22 +50,12 @@ def lokr_delta(group: Group, file: str, shape: Shape) -> Node:
         raise group.error(f"the weight is {list(shape)}, but the factors {found}; it is for another model")
     if area > 1:
         second = shaped(second, (second.shape[0], second.shape[1] // area, *shape[2:]))
-    return scaled(gamma, shaped(build("kron", first, second), shape))
+    return with_scale(group, _rank(group), shaped(build("kron", first, second), shape))
 
 
 def lokr_scale(group: Group) -> float:
     """gamma, as this file's head defines it. Raises AdapterError where it is not finite."""
-    rank = next((group.factors[suffix].shape[0] for suffix in (W2_B, W1_B) if suffix in group.factors), None)
-    gamma = group.scalars.get("scalar", 1.0)
-    if "scale" in group.scalars:
-        gamma *= group.scalars["scale"]
-    elif rank is not None and "alpha" in group.scalars:
-        gamma *= group.scalars["alpha"] / rank
-    if not isfinite(gamma):
-        raise group.error(
-            f"its scale is {gamma}: alpha, scale and scalar must be finite here, not {dict(group.scalars)}"
-        )
-    return gamma
+    return scale_of(group, _rank(group))
 
 
 def lokr_input_width(group: Group) -> int | None:
@@ -73,10 +67,18 @@ def lokr_input_width(group: Group) -> int | None:
     return first.shape[1] * prod(second.shape[1:])
 
 
+def is_whole(group: Group) -> bool:
+    """Whether neither factor is stored as a product, so that alpha says nothing."""
+    return W1 in group.factors and W2 in group.factors
+
+
+def _rank(group: Group) -> int | None:
+    return next((group.factors[suffix].shape[0] for suffix in (W2_B, W1_B) if suffix in group.factors), None)
+
+
 def _check_complete(group: Group) -> None:
-    for suffix, reason in REFUSED.items():
-        if suffix in group.factors:
-            raise group.error(reason, suffix)
+    if T1 in group.factors:
+        raise group.error("no known trainer writes this tensor", T1)
     for whole, parts in ((W1, (W1_A, W1_B)), (W2, (W2_A, W2_B))):
         present = [suffix for suffix in (whole, *parts) if suffix in group.factors]
         if present not in ([whole], list(parts)):
@@ -90,60 +92,20 @@ def _check_complete(group: Group) -> None:
 
 def _first(group: Group, file: str) -> Node:
     if W1 in group.factors:
-        return _factor(group, file, W1, (2,))
-    return _product(group, W1_B, _factor(group, file, W1_A, (2,)), _factor(group, file, W1_B, (2,)))
+        return factor(group, file, W1, (2,))
+    halves = (factor(group, file, suffix, (2,)) for suffix in (W1_A, W1_B))
+    return low_rank_product(group, (W1_A, W1_B), *halves)
 
 
 def _second(group: Group, file: str, kernel: Shape) -> Node:
     """w2 as a matrix [K, N ...]."""
     if T2 in group.factors:
-        return _tucker(group, file, kernel)
+        core, outer, inner = (
+            factor(group, file, suffix, (axes,)) for suffix, axes in ((T2, 4), (W2_A, 2), (W2_B, 2))
+        )
+        check_kernel(group, T2, core, kernel)
+        return tucker_product(group, (T2, W2_A, W2_B), (core, outer, inner))
     if W2 in group.factors:
-        return _matrix(group, W2, _factor(group, file, W2, (2, 4)), kernel)
-    last = _matrix(group, W2_B, _factor(group, file, W2_B, (2, 4)), kernel)
-    return _product(group, W2_B, _factor(group, file, W2_A, (2,)), last)
-
-
-def _tucker(group: Group, file: str, kernel: Shape) -> Node:
-    core, outer, inner = (
-        _factor(group, file, suffix, (rank,)) for suffix, rank in ((T2, 4), (W2_A, 2), (W2_B, 2))
-    )
-    if core.shape[:2] != (outer.shape[0], inner.shape[0]):
-        ranks = f"{list(outer.shape)} and {list(inner.shape)}"
-        raise group.error(f"{list(core.shape)} does not fit {W2_A} and {W2_B}, which are {ranks}", T2)
-    _check_kernel(group, T2, core, kernel)
-    by_place = build("transpose", core, permutation=(2, 3, 0, 1))  # [u, v, i, j]
-    inputs = build("matmul", by_place, transposed(inner))  # [u, v, i, q]
-    swapped = build("transpose", inputs, permutation=(0, 1, 3, 2))  # [u, v, q, i]
-    both = build("matmul", swapped, transposed(outer))  # [u, v, q, p]
-    return rows(build("transpose", both, permutation=(3, 2, 0, 1)))
-
-
-def _product(group: Group, suffix: str, a: Node, b: Node) -> Node:
-    if a.shape[1] != b.shape[0]:
-        raise group.error(
-            f"its rank {b.shape[0]} is not that of its other half, which is {list(a.shape)}", suffix
-        )
-    return build("matmul", a, transposed(b))
-
-
-def _matrix(group: Group, suffix: str, factor: Node, kernel: Shape) -> Node:
-    if len(factor.shape) == 2:
-        return factor
-    _check_kernel(group, suffix, factor, kernel)
-    return rows(factor)
-
-
-def _check_kernel(group: Group, suffix: str, factor: Node, kernel: Shape) -> None:
-    if factor.shape[2:] != (kernel or (1, 1)):
-        raise group.error(
-            f"{list(factor.shape)} is for another kernel than the weight's {list(kernel)}", suffix
-        )
-
-
-def _factor(group: Group, file: str, suffix: str, ranks: tuple[int, ...]) -> Node:
-    found = group.factors[suffix]
-    if len(found.shape) not in ranks:
-        expected = " or ".join(map(str, ranks))
-        raise group.error(f"must have {expected} axes, its shape is {list(found.shape)}", suffix)
-    return build("weight", name=group.key(suffix), file=file, shape=found.shape, dtype=found.dtype.value)
+        return kernel_matrix(group, file, W2, kernel)
+    last = kernel_matrix(group, file, W2_B, kernel)
+    return low_rank_product(group, (W2_A, W2_B), factor(group, file, W2_A, (2,)), last)

@@ -1,22 +1,20 @@
 """Finds the weights that adapters target, and plans their updates."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 from sdcomp.errors import AdapterError
+from sdcomp.frontend.adapters.algorithms import ALGORITHMS, Change
 from sdcomp.frontend.adapters.aliases import Target, module_aliases
-from sdcomp.frontend.adapters.expressions import scaled, shaped
-from sdcomp.frontend.adapters.lokr import lokr_delta, lokr_input_width
-from sdcomp.frontend.adapters.reader import LOKR, Adapter, Group, adapter_id, listed
+from sdcomp.frontend.adapters.expressions import shaped, transposed
+from sdcomp.frontend.adapters.group import Group
+from sdcomp.frontend.adapters.lint import warnings_of
+from sdcomp.frontend.adapters.reader import Adapter, adapter_id, listed
 from sdcomp.frontend.config import ModelConfig
 from sdcomp.ir.graph import Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import Shape
-from sdcomp.passes.apply_adapters import AdapterPlan, Update
-
-DELTAS: dict[str, Callable[[Group, str, Shape], Node]] = {LOKR: lokr_delta}
-"""Algorithm to what makes W's difference from a group's tensors, the adapter's id and W's shape."""
-
-INPUT_WIDTHS: dict[str, Callable[[Group], int | None]] = {LOKR: lokr_input_width}
+from sdcomp.passes.apply_adapters import CHECKPOINT, AdapterPlan, Update
 
 CONTEXT_MODULES = ("attn2_to_k", "attn2.to_k")
 
@@ -28,40 +26,67 @@ CONTEXT_FAMILIES = {
 }
 """Channels of the text encoder's output, which cross-attention reads, to the family that has them."""
 
+MOST_GROWTH = 64
+SMALLEST_LIMIT = 1 << 20
+"""A factor may have so many times the weight's elements, or so many elements, whichever is more."""
+
 
 def match(adapters: Sequence[Adapter], config: ModelConfig, allow_unmatched: bool = False) -> AdapterPlan:
     """The plan for all adapters, stacked in the order given; strength 0 leaves the weight as it is.
 
     Raises AdapterError, naming file and module, for modules that the model does not have (unless
-    `allow_unmatched`: they are in the plan then), for two modules of one file that are the same, for an
-    algorithm that is not supported, and for tensors that do not fit.
+    `allow_unmatched`: they are in the plan then), for two modules of one file that are the same, and for
+    tensors that do not fit.
     """
-    aliases = module_aliases(config)
+    return match_aliases(adapters, module_aliases(config), config.unet.context_channels, allow_unmatched)
+
+
+def match_aliases(
+    adapters: Sequence[Adapter],
+    aliases: Mapping[str, Target],
+    context_channels: int,
+    allow_unmatched: bool = False,
+) -> AdapterPlan:
+    """`match`, of a model that has these modules; `context_channels` are those that cross-attention reads."""
     updates: dict[str, tuple[Update, ...]] = {}
     unmatched: list[str] = []
+    warnings: list[str] = []
     for index, adapter in enumerate(adapters):
-        hint = _family_hint(adapter, config.unet.context_channels)
+        hint = _family_hint(adapter, context_channels)
         matched = _matched(adapter, aliases)
-        missing = [group.module for group in adapter.groups if group.module not in aliases]
-        if missing and not allow_unmatched:
-            count = f"{len(missing)} of {len(adapter.groups)} modules are not in this model"
-            raise AdapterError(f"{adapter.file.path}: {count}{hint}: {listed(missing)}")
-        unmatched += missing
-        for target, group in matched.items():
+        unmatched += _missing(adapter, aliases, hint, allow_unmatched)
+        warnings += warnings_of(adapter)
+        for (target, _), group in matched.items():
             strength = adapter.text_strength if target.is_text else adapter.strength
-            update = _update(group, adapter_id(index), target, strength, hint)
-            if strength != 0:
-                updates[target.weight] = (*updates.get(target.weight, ()), update)
-    return AdapterPlan(updates, tuple(unmatched))
+            try:
+                found = list(_updates(group, adapter_id(index), target, strength))
+            except AdapterError as error:
+                raise AdapterError(f"{error}{hint}") from None
+            for name, update in found if strength != 0 else ():
+                updates[name] = (*updates.get(name, ()), update)
+    return AdapterPlan(updates, tuple(unmatched), tuple(warnings))
 
 
-def _matched(adapter: Adapter, aliases: Mapping[str, Target]) -> dict[Target, Group]:
-    matched: dict[Target, Group] = {}
+def _missing(
+    adapter: Adapter, aliases: Mapping[str, Target], hint: str, allow_unmatched: bool
+) -> tuple[str, ...]:
+    """Modules that the model does not have; an AdapterError unless that is allowed."""
+    modules = tuple(dict.fromkeys(group.module for group in adapter.groups))
+    missing = tuple(module for module in modules if module not in aliases)
+    if missing and not allow_unmatched:
+        count = f"{len(missing)} of {len(modules)} modules are not in this model"
+        raise AdapterError(f"{adapter.file.path}: {count}{hint}: {listed(list(missing))}")
+    return missing
+
+
+def _matched(adapter: Adapter, aliases: Mapping[str, Target]) -> dict[tuple[Target, str], Group]:
+    """Groups by target and algorithm: two algorithms may change one weight, one may not do so twice."""
+    matched: dict[tuple[Target, str], Group] = {}
     for group in adapter.groups:
         target = aliases.get(group.module)
         if target is None:
             continue
-        other = matched.setdefault(target, group)
+        other = matched.setdefault((target, group.algorithm), group)
         if other is not group:
             raise group.error(
                 f"is the same module as {other.module!r}, {target.weight}; remove one of the two"
@@ -69,24 +94,76 @@ def _matched(adapter: Adapter, aliases: Mapping[str, Target]) -> dict[Target, Gr
     return matched
 
 
-def _update(group: Group, file: str, target: Target, strength: float, hint: str) -> Update:
-    make_delta = DELTAS.get(group.algorithm)
-    if make_delta is None:
-        raise group.error(
-            f"{group.algorithm} is not supported by this version, which reads {', '.join(DELTAS)}"
-        )
-    try:
-        delta = scaled(strength, make_delta(group, file, target.shape))
-    except AdapterError as error:
-        raise AdapterError(f"{error}{hint}") from None
-    return lambda weight: build("add", weight, shaped(delta, weight.shape))
+def _updates(group: Group, file: str, target: Target, strength: float) -> Iterator[tuple[str, Update]]:
+    """Names of the tensors that the group changes, and how. Each is tried once: what does not fit shows."""
+    _check_sizes(group, target.shape)
+    algorithm = ALGORITHMS[group.algorithm]
+    if algorithm.weight is not None and algorithm.has_weight(group, target.shape):
+        yield target.weight, _update(algorithm.weight, group, file, target, strength)
+    if algorithm.bias is None or not algorithm.has_bias(group, target.shape):
+        return
+    if target.bias is not None:
+        vector = Target(target.bias, target.shape[:1], target.is_text, rows=target.rows)
+        yield target.bias, _update(algorithm.bias, group, file, vector, strength)
+    elif not algorithm.optional_bias:
+        raise group.error(f"changes a bias, but {target.weight} has none")
+
+
+def _update(change: Change, group: Group, file: str, target: Target, strength: float) -> Update:
+    probe = build("weight", name=target.weight, file=CHECKPOINT, shape=target.shape, dtype="f32")
+    change(group, file, probe, strength)
+
+    def update(weight: Node) -> Node:
+        """Checkpoints may store a 1x1 convolution as a matrix: the algorithm sees the target's own shape."""
+        part = _part(weight, target)
+        changed = change(group, file, shaped(part, target.shape), strength)
+        return _put_back(weight, shaped(changed, part.shape), target)
+
+    return update
+
+
+def _part(weight: Node, target: Target) -> Node:
+    if target.turned:
+        return transposed(weight)
+    if target.rows is None:
+        return weight
+    return _rows(weight, *target.rows)
+
+
+def _put_back(weight: Node, changed: Node, target: Target) -> Node:
+    if target.turned:
+        return transposed(changed)
+    if target.rows is None:
+        return changed
+    start, stop = target.rows
+    ends = ((0, start), (stop, weight.shape[0]))
+    before, after = ([_widened(_rows(weight, *end))] if end[0] < end[1] else [] for end in ends)
+    return build("concat", *before, changed, *after, axis=0)
+
+
+def _rows(weight: Node, start: int, stop: int) -> Node:
+    return build("slice", weight, axis=0, start=start, stop=stop)
+
+
+def _widened(node: Node) -> Node:
+    return node if node.dtype.value == "f32" else build("cast", node, dtype="f32")
+
+
+def _check_sizes(group: Group, shape: Shape) -> None:
+    """No trainer makes factors that are much larger than the weight; this bounds the memory of a build."""
+    limit = max(MOST_GROWTH * prod(shape), SMALLEST_LIMIT)
+    for suffix, kind in group.factors.items():
+        if kind.elements > limit:
+            found = f"{list(kind.shape)} is absurdly large for a weight {list(shape)}"
+            raise group.error(f"{found}; the file is damaged or hostile", suffix)
 
 
 def _family_hint(adapter: Adapter, context_channels: int) -> str:
     for group in adapter.groups:
-        if not group.module.endswith(CONTEXT_MODULES) or group.algorithm not in INPUT_WIDTHS:
+        input_width = ALGORITHMS[group.algorithm].input_width
+        if not group.module.endswith(CONTEXT_MODULES) or input_width is None:
             continue
-        width = INPUT_WIDTHS[group.algorithm](group)
+        width = input_width(group)
         if width in CONTEXT_FAMILIES and width != context_channels:
             return f" (it looks like an adapter for {CONTEXT_FAMILIES[width]})"
     return ""

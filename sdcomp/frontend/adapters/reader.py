@@ -1,80 +1,53 @@
 """Opens adapter files: which modules they adapt, by which algorithm, with which tensors; factors stay unread.
 
-Keys are `<module>.<suffix>`. Suffixes say the algorithm (LyCORIS, sd-scripts and diffusers write them);
-module names are matched elsewhere (`aliases`), never parsed.
+Keys are `<module>.<suffix>`. Suffixes say the algorithm (`suffixes`); module names are matched elsewhere
+(`aliases`), never parsed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
 
 from sdcomp.errors import AdapterError
+from sdcomp.frontend.adapters import peft
+from sdcomp.frontend.adapters.facts import trainer_facts
+from sdcomp.frontend.adapters.group import Group
+from sdcomp.frontend.adapters.suffixes import (
+    ALGORITHM_OF,
+    BOFT,
+    COMPANIONS,
+    DIAG_OFT,
+    OFT_BLOCKS,
+    SCALARS,
+    split_key,
+)
 from sdcomp.frontend.safetensors import SafetensorsFile, TensorEntry, quoted
 from sdcomp.ir.types import DType, TensorType
-
-LOKR = "LoKr"
-
-ALGORITHMS: dict[str, tuple[str, ...]] = {
-    LOKR: ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2"),
-    "LoRA": (
-        *("lora_up.weight", "lora_down.weight", "lora_mid.weight", "lora_A.weight", "lora_B.weight"),
-        *("lora.up.weight", "lora.down.weight"),
-        *("lora_linear_layer.up.weight", "lora_linear_layer.down.weight"),
-    ),
-    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-    "(IA)3": ("on_input",),
-    "full difference": ("diff", "diff_b"),
-    "norm difference": ("w_norm", "b_norm"),
-    "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
-    "OFT": ("oft_blocks", "oft_diag"),
-}
-"""Algorithm to the suffixes that only it uses."""
-
-SCALARS = ("alpha", "scale", "scalar")
-SHARED = (*SCALARS, "dora_scale")
-"""Suffixes that several algorithms use."""
 
 TRAINING = "._lycoris_"
 """Marks keys that LyCORIS 4 writes to resume training; the factors beside them have `scalar` folded in."""
 
-PEFT = "base_model.model."
-
-_ALGORITHM_OF = {suffix: algorithm for algorithm, suffixes in ALGORITHMS.items() for suffix in suffixes}
-_SUFFIXES = frozenset((*_ALGORITHM_OF, *SHARED))
-_MOST_PARTS = max(suffix.count(".") + 1 for suffix in _SUFFIXES)
 _LISTED = 10
 _FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 
-
-@dataclass(frozen=True)
-class Group:
-    """The tensors of one adapted module: types of the factors, values of the scalars, both by suffix."""
-
-    path: Path
-    module: str
-    algorithm: str
-    factors: Mapping[str, TensorType]
-    scalars: Mapping[str, float]
-
-    def key(self, suffix: str) -> str:
-        """The tensor's name in the file."""
-        return f"{self.module}.{suffix}"
-
-    def error(self, reason: str, suffix: str = "") -> AdapterError:
-        """An error about this module, or about one of its tensors."""
-        return AdapterError(f"{self.path}: {quoted(self.key(suffix) if suffix else self.module)}: {reason}")
+Entries = Mapping[str, TensorEntry]
+"""Tensors by canonical suffix."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An open adapter; `strength` multiplies its effect on the UNet, `text_strength` on the text encoder."""
+    """An open adapter; `strength` multiplies its effect on the UNet, `text_strength` on the text encoder.
+
+    `configs` are PEFT's, by component (see `peft`).
+    """
 
     file: SafetensorsFile
     strength: float
     text_strength: float
     groups: tuple[Group, ...]
+    configs: Mapping[str, peft.PeftConfig]
 
     def close(self) -> None:
         self.file.close()
@@ -106,7 +79,10 @@ def open_adapter(path: Path | str, strength: float = 1.0, te_strength: float | N
         )
     file = SafetensorsFile(path)
     try:
-        return Adapter(file, *strengths, _groups(file))
+        modules = _modules(file)
+        is_peft = any(peft.PREFIX in module for module in modules)
+        configs = peft.read_configs(file.path, file.metadata, is_peft)
+        return Adapter(file, *strengths, tuple(_groups(file, modules, configs)), configs)
     except BaseException:
         file.close()
         raise
@@ -118,56 +94,88 @@ def listed(names: list[str]) -> str:
     return ", ".join(map(quoted, names[:_LISTED])) + more
 
 
-def _groups(file: SafetensorsFile) -> tuple[Group, ...]:
+def _modules(file: SafetensorsFile) -> dict[str, dict[str, TensorEntry]]:
     modules: dict[str, dict[str, TensorEntry]] = {}
     unknown = []
     for key, entry in file.entries.items():
-        suffix = _suffix(key)
-        if suffix:
-            modules.setdefault(key.removesuffix(f".{suffix}"), {})[suffix] = entry
-        elif TRAINING not in key:
-            unknown.append(key)
-    _refuse_other_files(file, modules, unknown)
-    folded = any(TRAINING in key for key in file.entries)
-    return tuple(_group(file, module, entries, folded) for module, entries in modules.items())
-
-
-def _suffix(key: str) -> str | None:
-    """The longest known suffix of a key."""
-    parts = key.rsplit(".", _MOST_PARTS)[1:]
-    candidates = (".".join(parts[start:]) for start in range(len(parts)))
-    return next((suffix for suffix in candidates if suffix in _SUFFIXES), None)
-
-
-def _refuse_other_files(
-    file: SafetensorsFile, modules: Mapping[str, Mapping[str, TensorEntry]], unknown: list[str]
-) -> None:
+        split = _split(file, key)
+        if split is None:
+            unknown += [] if TRAINING in key else [key]
+            continue
+        module, suffix = split
+        other = modules.setdefault(module, {}).setdefault(suffix, entry)
+        if other is not entry:
+            raise AdapterError(f"{file.path}: {quoted(key)}: is the same tensor as {quoted(other.name)}")
     if not modules:
         raise AdapterError(f"{file.path}: no tensor of it belongs to an adapter; is it a checkpoint?")
     if unknown:
         count = f"{len(unknown)} tensors are not part of any known adapter format"
         raise AdapterError(f"{file.path}: {count}: {listed(unknown)}")
-    peft = next((module for module in modules if PEFT in module), None)
-    if peft is not None:
-        raise AdapterError(
-            f"{file.path}: {quoted(peft)}: PEFT's adapter format is not supported by this version"
-        )
+    return modules
 
 
-def _group(file: SafetensorsFile, module: str, entries: Mapping[str, TensorEntry], folded: bool) -> Group:
-    algorithms = list(dict.fromkeys(_ALGORITHM_OF[suffix] for suffix in entries if suffix in _ALGORITHM_OF))
-    group = Group(file.path, module, " and ".join(algorithms), {}, {})
-    if not algorithms:
+def _split(file: SafetensorsFile, key: str) -> tuple[str, str] | None:
+    """Module and suffix. A bare `weight` is (IA)3's only beside `on_input`: checkpoints have many."""
+    split = split_key(key)
+    if split is None or (split[1] == "weight" and f"{split[0]}.on_input" not in file.entries):
+        return None
+    return split
+
+
+def _groups(
+    file: SafetensorsFile,
+    modules: Mapping[str, Entries],
+    configs: Mapping[str, peft.PeftConfig],
+) -> Iterator[Group]:
+    is_folded = any(TRAINING in key for key in file.entries)
+    facts = trainer_facts(file.metadata)
+    for module, entries in modules.items():
+        config = peft.config_of(module, configs)
+        module_facts = facts if config is None else config.facts()
+        scale = None if config is None else config.scale(peft.bare(module))
+        for algorithm, owned in _by_algorithm(file.path, module, entries).items():
+            group = _group(file, Group(file.path, module, algorithm, facts=module_facts), owned, is_folded)
+            yield _scaled(group, scale)
+
+
+def _scaled(group: Group, scale: float | None) -> Group:
+    """PEFT's scale takes the place of alpha over rank; sd-scripts' alpha in the same file outweighs it."""
+    if scale is None or "alpha" in group.scalars:
+        return group
+    return replace(group, scalars={**group.scalars, "scale": scale})
+
+
+def _by_algorithm(path: Path, module: str, entries: Entries) -> dict[str, dict[str, TensorEntry]]:
+    """A module's tensors by algorithm. Those that several use belong to the one that is no companion."""
+    algorithms = list(dict.fromkeys(_algorithm(*item) for item in entries.items() if item[0] in ALGORITHM_OF))
+    main = [algorithm for algorithm in algorithms if algorithm not in COMPANIONS] or algorithms
+    group = Group(path, module, " and ".join(main), keys={s: entry.name for s, entry in entries.items()})
+    if not main:
         raise group.error(f"has {', '.join(entries)} but no factors; the file is incomplete")
-    if len(algorithms) > 1:
+    if len(main) > 1:
         raise group.error(f"has tensors of two algorithms, {group.algorithm}")
+    owned: dict[str, dict[str, TensorEntry]] = {algorithm: {} for algorithm in algorithms}
+    for suffix, entry in entries.items():
+        owner = _algorithm(suffix, entry) if suffix in ALGORITHM_OF else main[0]
+        owned[owner][suffix] = entry
+    return owned
+
+
+def _algorithm(suffix: str, entry: TensorEntry) -> str:
+    algorithm = ALGORITHM_OF[suffix]
+    is_boft = algorithm == DIAG_OFT and suffix == OFT_BLOCKS and len(entry.shape) == 4
+    return BOFT if is_boft else algorithm
+
+
+def _group(file: SafetensorsFile, group: Group, entries: Entries, is_folded: bool) -> Group:
+    group = replace(group, keys={suffix: entry.name for suffix, entry in entries.items()})
     factors = {
         suffix: _factor(group, suffix, entry) for suffix, entry in entries.items() if suffix not in SCALARS
     }
     scalars = {
         suffix: _scalar(group, suffix, file, entry)
         for suffix, entry in entries.items()
-        if suffix in SCALARS and not (folded and suffix == "scalar")
+        if suffix in SCALARS and not (is_folded and suffix == "scalar")
     }
     return replace(group, factors=factors, scalars=scalars)
 

@@ -6,7 +6,10 @@ bias, time embedding, residual, activation, and the gate of GEGLU.
 from dataclasses import dataclass, field
 from math import prod
 
-from sdcomp.codegen.kernels.contraction import Contraction, Geometry, Step, panel_vectors
+from sdcomp.codegen.kernels.base import Kernel
+from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vectors
+from sdcomp.codegen.kernels.epilogue import Step
+from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.plan import Buffer, View
 from sdcomp.codegen.weights import Panels, Vector
 from sdcomp.errors import PassError
@@ -14,7 +17,7 @@ from sdcomp.ir.graph import Node
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
 
 _ACTIVATIONS = ("silu", "gelu", "quick_gelu", "sigmoid", "tanh")
-_ANCHORS = ("matmul", "conv2d")
+_ANCHORS = ("matmul", "conv2d", "winograd_output")
 
 
 @dataclass
@@ -32,7 +35,24 @@ def match(root: Node, context: Context) -> Group | None:
     if chain is None:
         return None
     values = [node for _, node in chain.steps if node is not None and node not in context.constants]
-    return Group(root, (chain.anchor.operands[0], *values), lambda lowering: _lower(root, chain, lowering))
+    return Group(root, (_source(chain.anchor), *values), lambda lowering: _lower(root, chain, lowering))
+
+
+def _source(anchor: Node) -> Node:
+    """The map or matrix that the contraction reads: for Winograd stages what the input transform reads."""
+    return _stages(anchor)[0] if anchor.op == "winograd_output" else anchor.operands[0]
+
+
+def _stages(anchor: Node) -> tuple[Node, Node]:
+    """The padded map and the plain filters of a chain of Winograd stages, which are one kernel."""
+    tiles, filters = anchor.operands[0].operands
+    if (anchor.operands[0].op, tiles.op, filters.op) != (
+        "winograd_multiply",
+        "winograd_input",
+        "winograd_filter",
+    ):
+        raise PassError(f"{label(anchor)}: winograd_output needs the product of a transformed map and filter")
+    return tiles.operands[0], filters.operands[0]
 
 
 def _gated(root: Node, context: Context) -> _Chain | None:
@@ -103,7 +123,9 @@ def _added_kind(node: Node, inner: Node, other: Node, context: Context) -> str |
 
 def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     anchor = chain.anchor
-    x, weight = lowering.view(anchor.operands[0]), anchor.operands[1]
+    is_winograd = anchor.op == "winograd_output"
+    x = lowering.view(_source(anchor))
+    weight = _stages(anchor)[1] if is_winograd else anchor.operands[1]
     columns = anchor.shape[-1]
     vectors = panel_vectors(lowering.target, columns, chain.gated)
     width, dtype = vectors * lowering.target.lanes, lowering.matrix_dtype(weight)
@@ -112,18 +134,39 @@ def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     out = lowering.result(root)
     if not _rows_match(root, anchor):
         raise PassError(f"{label(anchor)}: the fused output {root.type} has other rows than {anchor.type}")
-    kernel = Contraction(
-        geometry=_geometry(anchor, x),
+    tile = {
+        "vectors": vectors,
+        "tile_rows": lowering.target.tile_rows(vectors),
+        "lanes": lowering.target.lanes,
+    }
+    kernel: Kernel
+    if is_winograd:
+        kernel = _winograd(anchor, x, out, dtype.value, steps, tile).tiled(lowering.target)
+    else:
+        form = Contraction(_geometry(anchor, x), columns, out.stride, dtype.value, steps, chain.gated, **tile)
+        kernel = form.tiled(lowering.target)
+    lowering.call(kernel, [*operands, out, *extra], 2, label(anchor))
+
+
+def _winograd(
+    anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], tile: dict[str, int]
+) -> WinogradConvolution:
+    batches, height, width, columns = anchor.shape
+    return WinogradConvolution(
+        m=anchor.integer("m"),
+        batches=batches,
+        height=height,
+        width=width,
+        padded_height=x.shape[1],
+        padded_width=x.shape[2],
+        stride=x.stride,
+        depth=x.channels,
         columns=columns,
         out_stride=out.stride,
-        weight_dtype=dtype.value,
+        weight_dtype=dtype,
         steps=steps,
-        gated=chain.gated,
-        vectors=vectors,
-        tile_rows=lowering.target.tile_rows(vectors),
-        lanes=lowering.target.lanes,
-    ).tiled(lowering.target)
-    lowering.call(kernel, [*operands, out, *extra], 2, label(anchor))
+        **tile,
+    )
 
 
 def _rows_match(root: Node, anchor: Node) -> bool:

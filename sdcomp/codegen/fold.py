@@ -1,0 +1,39 @@
+"""Evaluates weight expressions for the payload: adapters are folded in here, tensor by tensor."""
+
+import numpy as np
+
+from sdcomp.codegen.weights import PackedWeight, Vector
+from sdcomp.errors import AdapterError
+from sdcomp.ir.graph import Node, topological_order
+from sdcomp.ir.interpret import WeightReader, evaluate
+from sdcomp.ir.types import Array, DType
+from sdcomp.passes.apply_adapters import CHECKPOINT
+
+
+def fold(weight: PackedWeight, read_weight: WeightReader) -> Array:
+    """The packed array of a weight: evaluated in f32, rounded to the stored type once.
+
+    Raises AdapterError where adapters make a weight that the stored type cannot hold.
+    """
+    sources = [node for node in topological_order([weight.node]) if node.op == "weight"]
+    adapters = [node for node in sources if node.text("file") != CHECKPOINT]
+    if not adapters:
+        return weight.layout.pack(evaluate(weight.node, read_weight))
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = evaluate(weight.node, read_weight)
+    dtype = DType.F32 if isinstance(weight.layout, Vector) else weight.layout.dtype
+    _check_range(values, dtype, sources, adapters)
+    return weight.layout.pack(values)
+
+
+def _check_range(values: Array, dtype: DType, sources: list[Node], adapters: list[Node]) -> None:
+    limit = float(np.finfo(dtype.numpy).max)
+    least, most = float(values.min()), float(values.max())
+    if -limit <= least and most <= limit:
+        return
+    names = [node.text("name") for node in sources if node.text("file") == CHECKPOINT]
+    found = f"{least:.3g} to {most:.3g}, more than {dtype.value} can hold"
+    raise AdapterError(
+        f"{', '.join(names)}: with adapters its values are {found}; lower the strength of the one that has "
+        f"{adapters[0].text('name')!r}"
+    )

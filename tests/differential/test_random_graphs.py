@@ -1,0 +1,90 @@
+"""Random small graphs: interpreter in f64, onnxruntime on the exported graph, and compiled kernels agree.
+
+SDCOMP_RANDOM_GRAPHS=2000 runs the first 2000 seeds; the graph of a seed is always the same.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from sdcomp.codegen.kernels import vectormath
+from sdcomp.codegen.onnx.data import WeightStore
+from sdcomp.codegen.onnx.extents import Extents
+from sdcomp.codegen.onnx.model import write_model
+from sdcomp.codegen.targets import resolve
+from sdcomp.ir.graph import Graph, Module
+from sdcomp.ir.ops import OPS, SOURCES
+from sdcomp.ir.types import Array
+from sdcomp.ir.verify import verify
+from sdcomp.passes.fuse_kernels import FuseKernels
+from sdcomp.passes.pipeline import PipelineOptions, pipeline, run_pipeline
+from tests.codegen.jit import run_programs
+from tests.differential.compare import reference
+from tests.differential.graphs import random_graph, random_inputs, read_weight
+from tests.passes.graphs import error
+
+COUNT = int(os.environ.get("SDCOMP_RANDOM_GRAPHS", "60"))
+
+BOUND = 3e-6
+"""Dozens of f32 operations on values near one."""
+
+RARE = {"cast"}
+"""Not known to any kernel: element types of activations do not change at run time."""
+
+
+def _expected(graph: Graph) -> dict[str, Array]:
+    return reference([graph], random_inputs(graph), lambda node: read_weight(node).astype(np.float64))
+
+
+def _in_onnxruntime(graph: Graph, folder: Path) -> dict[str, Array]:
+    path = folder / "graph.onnx"
+    with open(folder / "weights", "wb") as file:
+        store = WeightStore(file, "weights", read_weight, "f32")
+        write_model(graph, path, Extents.fixed(graph), store, lambda done, total: None)
+    onnx.checker.check_model(str(path), full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return dict(zip(graph.outputs, session.run(None, random_inputs(graph)), strict=True))
+
+
+def _compiled(graph: Graph) -> dict[str, Array]:
+    module = run_pipeline(pipeline(PipelineOptions()), Module((graph,)))
+    fuse = FuseKernels(resolve("native"), "f32")
+    programs = [fuse.lower(part) for part in module]
+    return run_programs(programs, fuse.target, random_inputs(graph), read_weight)
+
+
+def _differences(found: dict[str, Array], expected: dict[str, Array]) -> dict[str, float]:
+    """Outputs that are further from the reference than rounding takes them."""
+    assert set(found) == set(expected)
+    errors = {name: error(found[name].astype(np.float64), value) for name, value in expected.items()}
+    return {name: value for name, value in errors.items() if not value <= BOUND}
+
+
+@pytest.mark.parametrize("seed", range(COUNT))
+def test_all_agree(seed: int, tmp_path: Path) -> None:
+    graph = random_graph(seed)
+    verify(Module((graph,)))
+    expected = _expected(graph)
+    assert not _differences(_in_onnxruntime(graph, tmp_path), expected)
+    assert not _differences(_compiled(graph), expected)
+
+
+def test_every_operation_occurs() -> None:
+    seen = {node.op for seed in range(60) for node in random_graph(seed).nodes()}
+    assert set(OPS) - RARE <= seen | set(SOURCES)
+
+
+def test_finds_a_bug_planted_in_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exponential that is a ten-thousandth too large."""
+    right = vectormath.exp2_coefficients
+    monkeypatch.setattr(
+        vectormath, "exp2_coefficients", lambda degree: tuple(1.0001 * c for c in right(degree))
+    )
+    assert any(_differences(_compiled(graph), _expected(graph)) for graph in map(random_graph, range(5)))
