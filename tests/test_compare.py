@@ -67,7 +67,9 @@ def test_table(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
         assert words in result.out
 
 
-def test_other_weights_fail(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_built: Built) -> None:
+def test_other_weights_fail(
+    pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_built: Built
+) -> None:
     """The exported model has an adapter that the artifact lacks; the VAE is the same."""
     write_random_lokr(tmp_path / "style.safetensors", small_built.config)
     adapter = ("--lokr", f"{tmp_path / 'style.safetensors'}:0.5")
@@ -161,7 +163,10 @@ def _ends_suddenly() -> Any:
 
 
 def test_a_process_that_dies_is_told() -> None:
-    with Worker("the peer", _ends_suddenly) as worker, pytest.raises(ExecutionError, match="the peer ended with code 3"):
+    with (
+        Worker("the peer", _ends_suddenly) as worker,
+        pytest.raises(ExecutionError, match="the peer ended with code 3"),
+    ):
         worker.ask(3)
 
 
@@ -183,9 +188,7 @@ def test_export_refuses(
     assert os.listdir(tmp_path) == []
 
 
-def test_export_options_are_handed_on(
-    pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_options_are_handed_on(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     choices = ("--size", SIZE, "--weights", "f16", "--plan", "--heads", "4", "--prediction", "eps")
     result = run_here(capsys, "export", pair.checkpoint, "-o", tmp_path / "out", *choices)
     assert result.code == 0, result.err
@@ -197,7 +200,9 @@ def test_export_options_are_handed_on(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_export_leaves_nothing(pair: Pair, tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_interrupted_export_leaves_nothing(
+    pair: Pair, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     process = start("export", pair.checkpoint, "-o", tmp_path / "out", "--size", "64x64", "--plan")
     begin = time.monotonic()
     while not os.listdir(tmp_path) and time.monotonic() - begin < 60:

@@ -140,7 +140,10 @@ def test_text_encoder(files: Files) -> None:
     found = CLIPTextConfig.from_pretrained(files.folder / "text_encoder")
     model = CLIPTextModel(found).eval()
     weights = weights_of("text_encoder.")
-    named = {name if name in model.state_dict() else name.removeprefix("text_model."): w for name, w in weights.items()}
+    named = {
+        name if name in model.state_dict() else name.removeprefix("text_model."): w
+        for name, w in weights.items()
+    }
     model.load_state_dict(named)
     ids = np.random.default_rng(0).integers(0, 49408, (2, 77)).astype(np.int32)
     with torch.inference_mode():
@@ -179,7 +182,10 @@ def test_inputs_and_outputs_are_those_of_pipelines(files: Files) -> None:
         "out_sample": ["batch_size", 4, "height", "width"],
     }
     (decoded,) = session(files.folder / "vae_decoder/model.onnx").get_outputs()
-    assert (decoded.name, decoded.shape) == ("sample", ["batch_size", 3, "latent_height * 2", "latent_width * 2"])
+    assert (decoded.name, decoded.shape) == (
+        "sample",
+        ["batch_size", 3, "latent_height * 2", "latent_width * 2"],
+    )
 
 
 def test_names_and_operators(files: Files) -> None:
@@ -312,7 +318,9 @@ def _stored(node: Node) -> Array:
         pytest.param(build("add", build("cast", source("x", (3, 4)), dtype="f16"), number(1.0)), id="cast"),
         pytest.param(build("matmul", source("x", (3, 4)), source("w", (5, 4))), id="matmul of two inputs"),
         pytest.param(
-            build("group_norm", source("x", (2, 8)), source("g", (8,)), source("b", (8,)), groups=2, eps=1e-5),
+            build(
+                "group_norm", source("x", (2, 8)), source("g", (8,)), source("b", (8,)), groups=2, eps=1e-5
+            ),
             id="group norm by inputs",
         ),
     ],

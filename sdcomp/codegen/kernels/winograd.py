@@ -111,8 +111,13 @@ class WinogradConvolution(Kernel):
     def m_plane(self) -> int:
         return self.tile_block * self.panel_width + _PLANE_PADDING
 
+    @property
+    def pixels_start(self) -> int:
+        """One tile of finished sums lies behind V, U and M."""
+        return self.planes * (self.v_plane + self.u_plane + self.panel_block * self.m_plane)
+
     def scratch_bytes(self, target: Target) -> int:
-        return 4 * self.planes * (self.v_plane + self.u_plane + self.panel_block * self.m_plane)
+        return 4 * (self.pixels_start + self.m * self.m * self.panel_width)
 
     def tiled(self, target: Target) -> "WinogradConvolution":
         """The same kernel with its tile sizes chosen for the target's caches.
@@ -160,6 +165,7 @@ class _Work:
         self.v = scratch(e)
         self.u = scratch(e, k.planes * k.v_plane)
         self.sums = scratch(e, k.planes * (k.v_plane + k.u_plane))
+        self.pixels = scratch(e, k.pixels_start)
 
     def _place(self, index: Value) -> tuple[Value, Value, Value]:
         """Sample, and position in tiles, of the block's tile number `index`."""
@@ -233,17 +239,23 @@ class _Work:
                 [e.load_vector(source, (i * n + j) * k.m_plane + v * k.lanes) for j in range(n)]
                 for i in range(n)
             ]
-            for i, line in enumerate(transforms.apply_2d(e, matrix, tile)):
-                for j, value in enumerate(line):
-                    with e.when(self._inside(top, i, k.height, left, j, k.width)):
-                        pixel = e.b.add(origin, i64(i * k.width + j))
-                        epilogue.store(v, epilogue.apply(v, value, pixel), operand(e, 2), pixel, k.out_stride)
+            for pixel, value in enumerate(chain(*transforms.apply_2d(e, matrix, tile))):
+                e.store_vector(value, self.pixels, pixel * k.panel_width + v * k.lanes)
+        # Through memory once more, so that the epilogue is emitted once and not for each of the m^2 pixels.
+        with e.loop(0, k.m * k.m) as number:
+            i, j = e.b.sdiv(number, i64(k.m)), e.b.srem(number, i64(k.m))
+            with e.when(self._inside(e.b.add(top, i), e.b.add(left, j))):
+                pixel = e.b.add(origin, e.b.add(e.b.mul(i, i64(k.width)), j))
+                values = e.at(self.pixels, e.b.mul(number, i64(k.panel_width)))
+                for v in range(k.vectors):
+                    value = epilogue.apply(v, e.load_vector(values, v * k.lanes), pixel)
+                    epilogue.store(v, value, operand(e, 2), pixel, k.out_stride)
 
-    def _inside(self, top: Value, i: int, height: int, left: Value, j: int, width: int) -> Value:
-        """Whether output pixel (i, j) of a tile is inside of the map; constant where tiles divide it."""
-        e, m = self.e, self.kernel.m
+    def _inside(self, row: Value, column: Value) -> Value:
+        """Whether a pixel of a tile is inside of the map; constant where tiles divide it."""
+        e, k = self.e, self.kernel
         inside: Value = ir.Constant(I1, 1)
-        for start, offset, extent in ((top, i, height), (left, j, width)):
-            if extent % m:
-                inside = e.b.and_(inside, e.b.icmp_signed("<", e.b.add(start, i64(offset)), i64(extent)))
+        for position, extent in ((row, k.height), (column, k.width)):
+            if extent % k.m:
+                inside = e.b.and_(inside, e.b.icmp_signed("<", position, i64(extent)))
         return inside
