@@ -208,7 +208,7 @@ def test_calls_in_a_child_return() -> None:
 
 
 def test_peak_of_a_command() -> None:
-    """Started by a small process: where memory is shared until exec, its peak would count as the command's."""
+    """Started by a small process: memory is shared until exec, so its peak would count as the command's."""
     command = (sys.executable, "-c", "import sys; sys.exit(len(bytearray(300 << 20)) % 7)")
     code, peak = call_in_child("command", 1, partial(run_with_peak, command))
     assert code == (300 << 20) % 7

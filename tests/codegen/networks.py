@@ -39,8 +39,7 @@ def lower_stored(config: ModelConfig, size: tuple[int, int], dtype: DType = DTyp
 
 def optimise(module: Module, target: Target) -> Module:
     """After all graph passes of a build for this target."""
-    del target
-    return run_pipeline(pipeline(PipelineOptions()), module)
+    return run_pipeline(pipeline(PipelineOptions(lanes=target.lanes)), module)
 
 
 def programs(config: ModelConfig, size: tuple[int, int], target: Target) -> list[Program]:

@@ -1,5 +1,7 @@
 """Adapters that cannot be used: each one clear line that names the file and the key."""
 
+import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from sdcomp.codegen.fold import fold
+from sdcomp.codegen.weights import PackedWeight, Rows
 from sdcomp.errors import AdapterError, LoadError
 from sdcomp.frontend.adapters import match, open_adapter
 from sdcomp.frontend.weights import WeightSource
+from sdcomp.ir.types import DType
 from tests.checkpoints import SMALL
+from tests.frontend.adapter_case import Tensors
 from tests.passes.graphs import weight
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -37,6 +43,16 @@ def tucker(**others: Any) -> dict[str, Any]:
     return {f"{CONV}.lokr_{name}": ones(*shape) for name, shape in shapes.items()}
 
 
+def of(module: str, **shapes: tuple[int, ...]) -> dict[str, Any]:
+    """Tensors of ones; `_weight` ends suffixes in `.weight`."""
+    return {f"{module}.{name.replace('_weight', '.weight')}": ones(*shape) for name, shape in shapes.items()}
+
+
+LOHA = {"hada_w1_a": (4, 32), "hada_w1_b": (4, 32), "hada_w2_a": (4, 32), "hada_w2_b": (4, 32)}
+PEFT_CONV = "base_model.model.conv_in"
+NORM = "lora_unet_conv_norm_out"
+
+
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no adapter at all": (
         {"conv_in.weight": ones(4, 4)},
@@ -47,13 +63,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         lokr(Q) | {f"{Q}.lokr_w3": ones(2), "more": ones(2)},
         rf"2 tensors are not part of any known adapter format: .*'{Q}.lokr_w3'",
     ),
-    "PEFT": (lokr("base_model.model.conv_in"), "PEFT's adapter format is not supported by this version"),
     "only alpha": ({f"{Q}.alpha": ones()}, f"'{Q}': has alpha but no factors; the file is incomplete"),
     "two algorithms": (
         lokr(Q) | {f"{Q}.lora_up.weight": ones(4, 4)},
         f"'{Q}': has tensors of two algorithms, LoKr and LoRA",
     ),
-    "other algorithm": ({f"{Q}.hada_w1_a": ones(4, 4)}, f"'{Q}': LoHa is not supported by this version"),
     "w1 without w2": (
         {f"{Q}.lokr_w1": ones(4, 4)},
         "needs either lokr_w2 or lokr_w2_a and lokr_w2_b, has neither",
@@ -65,7 +79,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "t2 beside a whole w2": (lokr(Q) | {f"{Q}.lokr_t2": ones(2, 2, 3, 3)}, "lokr_t2': stands beside lokr_w2"),
     "t1": (lokr(Q) | {f"{Q}.lokr_t1": ones(2, 2)}, f"'{Q}.lokr_t1': no known trainer writes this tensor"),
-    "DoRA": (lokr(Q) | {f"{Q}.dora_scale": ones(32, 1)}, f"'{Q}.dora_scale': DoRA is not supported"),
+    "DoRA of another length": (
+        lokr(Q) | {f"{Q}.dora_scale": ones(31, 1)},
+        rf"'{Q}.dora_scale': is \[31, 1\], which is no length per output of a weight \[32, 32\]",
+    ),
     "wrong shape": (
         lokr(Q, (4, 4), (8, 9)),
         rf"'{Q}': the weight is \[32, 32\], but the factors \[4, 4\] and \[8, 9\] make \[32, 36\]",
@@ -97,6 +114,112 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "alpha NaN": (low_rank(alpha=np.float16(np.nan)), "its scale is nan"),
     "infinite scale": (low_rank(scale=np.float32(-np.inf)), "its scale is -inf"),
+    "negative alpha": (low_rank(alpha=ones() * -1), f"'{Q}.alpha': is -1; it must not be negative"),
+    "negative infinite alpha": (low_rank(alpha=np.float32(-np.inf)), "alpha': is -inf"),
+    "infinite scalar": (low_rank(alpha=ones(), scalar=ones() * np.inf), "its scale is inf"),
+    "LoRA, half": (of(Q, lora_up_weight=(32, 4)), f"'{Q}': has lora_up.weight but no lora_down.weight"),
+    "LoRA, ranks differ": (
+        of(Q, lora_up_weight=(32, 4), lora_down_weight=(5, 32)),
+        rf"'{Q}.lora_down.weight': its rank 5 is not that of its other half, lora_up.weight, .* \[32, 4\]",
+    ),
+    "LoRA of another weight": (
+        of(Q, lora_up_weight=(32, 4), lora_down_weight=(4, 33)),
+        rf"'{Q}': the weight is \[32, 32\], but the factors .* make \[32, 33\]; it is for another model",
+    ),
+    "LoRA, other kernel": (
+        of(CONV, lora_up_weight=(32, 4, 1, 1), lora_down_weight=(4, 32, 1, 9)),
+        r"lora_down.weight': \[4, 32, 1, 9\] is for another kernel than the weight's \[3, 3\]",
+    ),
+    "LoRA, Tucker ranks differ": (
+        of(CONV, lora_up_weight=(32, 4), lora_down_weight=(4, 32), lora_mid_weight=(4, 5, 3, 3)),
+        r"lora_mid.weight': \[4, 5, 3, 3\] does not fit lora_up.weight and lora_down.weight",
+    ),
+    "LoRA, three axes": (
+        of(Q, lora_up_weight=(32, 4, 1), lora_down_weight=(4, 32)),
+        "lora_up.weight': must have 2 or 4 axes",
+    ),
+    "LoRA, bias of a layer without": (
+        of(Q, lora_up_weight=(32, 4), lora_down_weight=(4, 32)) | {f"{Q}.lora_B.bias": ones(32)},
+        rf"'{Q}': changes a bias, but .*attn1.to_q.weight has none",
+    ),
+    "one tensor in two spellings": (
+        of(Q, lora_up_weight=(32, 4), lora_down_weight=(4, 32)) | {f"{Q}.lora_B.weight": ones(32, 4)},
+        f"'{Q}.lora_(B|up).weight': is the same tensor as '{Q}.lora_(B|up).weight'",
+    ),
+    "LoHa, half": (of(Q, hada_w1_a=(32, 4)), "has hada_w1_a but no hada_w1_b and no hada_w2_a and no hada_"),
+    "LoHa, one core": (
+        of(CONV, hada_t1=(4, 4, 3, 3), **LOHA),
+        "has hada_t1 but not both of hada_t1 and hada_t2",
+    ),
+    "(IA)3 without weight": ({f"{Q}.on_input": ones(dtype=np.int64)}, f"'{Q}': has on_input but no weight"),
+    "(IA)3 of another size": (
+        {f"{Q}.on_input": ones(dtype=np.int64), f"{Q}.weight": ones(31)},
+        rf"'{Q}.weight': has 31 scales for the inputs of a weight \[32, 32\]",
+    ),
+    "(IA)3 of PEFT, either side": (
+        {"base_model.model.mid_block.resnets.0.conv1.ia3_l": ones(1, 64, 1, 1)},
+        "may scale inputs or outputs; put PEFT's adapter_config.json beside the file",
+    ),
+    "difference of another shape": (
+        of(Q, diff=(32, 31)),
+        r"diff': is \[32, 31\], but the weight is \[32, 32\]",
+    ),
+    "difference of another kernel": (of(CONV, diff=(32, 96, 3)), r"but the weight is \[32, 32, 3, 3\]"),
+    "bias of another length": (of(CONV, diff_b=(31,)), r"its bias is \[31\], but the model's is \[32\]"),
+    "bias that the layer has not": (of(Q, diff_b=(32,)), "changes a bias, but .*to_q.weight has none"),
+    "GLoRA, half": (of(Q, a1_weight=(32, 4)), "has a1.weight but no a2.weight and no b1.weight"),
+    "GLoRA of another weight": (
+        of(Q, a1_weight=(31, 4), a2_weight=(4, 31), b1_weight=(32, 4), b2_weight=(4, 31)),
+        r"the weight is \[32, 32\], but the factors are a1.weight \[31, 4\], a2.weight \[4, 31\]",
+    ),
+    "GLoRA for a normalisation": (
+        of(NORM, a1_weight=(1, 1), a2_weight=(1, 1), b1_weight=(1, 1), b2_weight=(1, 1)),
+        r"adapts matrices and convolutions, but the weight is \[32\]",
+    ),
+    "OFT of other outputs": (
+        of(Q, oft_blocks=(4, 7, 7)),
+        rf"'{Q}.oft_blocks': blocks \[4, 7, 7\] do not make up the 32 outputs of the weight",
+    ),
+    "OFT, blocks that are not square": (of(Q, oft_blocks=(4, 8, 7)), "do not make up the 32 outputs"),
+    "OFT, negative constraint": (
+        of(Q, oft_blocks=(4, 8, 8)) | {f"{Q}.alpha": ones() * -1},
+        "is -1; a constraint must be finite and not negative",
+    ),
+    "OFT, constraint NaN": (
+        of(Q, oft_blocks=(4, 8, 8)) | {f"{Q}.alpha": np.float32(np.nan)},
+        "is nan; a constraint must be finite",
+    ),
+    "OFT, rescale alone": (of(Q, rescale=(32, 1)), f"'{Q}': has rescale but no factors"),
+    "OFT, rescale of another length": (
+        of(Q, oft_blocks=(4, 8, 8), rescale=(31, 1)),
+        rf"'{Q}.rescale': is \[31, 1\], but the weight is \[32, 32\]",
+    ),
+    "BOFT of other outputs": (of(Q, oft_blocks=(2, 4, 7, 7)), "do not make up the 32 outputs"),
+    "BOFT, too many stages": (of(Q, oft_blocks=(5, 4, 8, 8)), "do not make up the 32 outputs"),
+    "BOFT, odd blocks": (of(Q, oft_blocks=(1, 32, 1, 1)), "do not make up the 32 outputs"),
+    "OFT of PEFT, no triangle": ({f"{PEFT_CONV}.oft_R.weight": ones(6, 7)}, "do not make up the 36 inputs"),
+    "OFT of PEFT, other inputs": (
+        {f"{PEFT_CONV}.oft_R.weight": ones(5, 15)},
+        r"blocks \[5, 15\] do not make up the 36 inputs of the weight",
+    ),
+    "BOFT of PEFT, half": ({f"{PEFT_CONV}.boft_R": ones(1, 9, 4, 4)}, "has boft_R but no boft_s"),
+    "BOFT of PEFT, other outputs": (
+        {f"{PEFT_CONV}.boft_R": ones(1, 9, 4, 4), f"{PEFT_CONV}.boft_s": ones(31, 1)},
+        r"boft_s': is \[31, 1\], but the weight is \[32, 4, 3, 3\]",
+    ),
+    "absurd rank": (
+        of(Q, lora_up_weight=(32, 40_000), lora_down_weight=(40_000, 32)),
+        rf"'{Q}.lora_(up|down).weight': .* is absurdly large for a weight \[32, 32\]",
+    ),
+    "empty halves": (of(Q, lora_up_weight=(32, 0), lora_down_weight=(0, 32)), "is empty: its shape is"),
+    "same module twice in dotted naming": (
+        of("unet.conv_in", diff=(32, 4, 3, 3)) | of(PEFT_CONV, diff=(32, 4, 3, 3)),
+        "is the same module as",
+    ),
+    "Stable Cascade": (
+        of("lora_prior_unet_x", diff=(4, 4)),
+        "1 of 1 modules are not in this model: 'lora_prior_unet_x'",
+    ),
     "same module twice": (lokr(Q) | lokr(SAME_Q), f"'{SAME_Q}': is the same module as '{Q}'"),
     "unmatched": (
         lokr("lora_unet_nowhere") | lokr(Q),
@@ -177,6 +300,25 @@ def test_shape_that_changed_since_the_plan(tmp_path: Path) -> None:
             source.read_weight(weight(f"{Q}.lokr_w1", (4, 5), "adapter0"))
 
 
+def test_two_algorithms_may_change_one_module_under_two_names(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    save_file(lokr(Q) | of(SAME_Q, lora_up_weight=(32, 4), lora_down_weight=(4, 32)), path)
+    with open_adapter(path) as adapter:
+        (updates,) = match([adapter], SMALL).updates.values()
+    assert len(updates) == 2
+
+
+def test_bias_difference_beside_another_algorithm(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    save_file(lokr(CONV, (4, 4), (8, 8 * 9)) | {f"{CONV}.diff_b": ones(32), f"{CONV}.alpha": ones()}, path)
+    with open_adapter(path) as adapter:
+        names = list(match([adapter], SMALL).updates)
+    assert sorted(name.rpartition(".")[2] for name in names) == ["bias", "weight"]
+
+
+MANY = 100_000
+
+
 def test_very_many_modules_are_refused_soon(tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
     save_file({f"m{index}.alpha": ones() for index in range(50_000)} | lokr("m0"), path)
@@ -184,3 +326,75 @@ def test_very_many_modules_are_refused_soon(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="'m1': has alpha but no factors"):
         open_adapter(path)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("suffix", ["diff", "lokr_w9"])
+def test_very_many_tensors_end_soon(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    write_sparse(path, {f"module{index}.{suffix}": [1] for index in range(MANY)})
+    message = f"{MANY} (of {MANY} modules|tensors) are not|no tensor of it belongs to an adapter"
+    start = time.monotonic()
+    with pytest.raises(AdapterError, match=message), open_adapter(path) as adapter:
+        match([adapter], SMALL)
+    assert time.monotonic() - start < 5
+
+
+def test_a_million_tensors_are_refused_by_their_header(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    write_sparse(path, {f"m{index}.diff": [1] for index in range(10 * MANY)})
+    start = time.monotonic()
+    with pytest.raises(LoadError, match="its header claims .* bytes, at most"):
+        open_adapter(path)
+    assert time.monotonic() - start < 1
+
+
+def test_factors_larger_than_memory_are_refused_unread(tmp_path: Path) -> None:
+    """A sparse file may claim any size without taking it."""
+    path = tmp_path / "adapter.safetensors"
+    rank = 1 << 28
+    write_sparse(path, {f"{Q}.lora_up.weight": [32, rank], f"{Q}.lora_down.weight": [rank, 32]})
+    with pytest.raises(AdapterError, match="is absurdly large"), open_adapter(path) as adapter:
+        match([adapter], SMALL)
+
+
+def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
+    """A file of zeros, written without making them."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+QUERY = f"{SMALL.unet.prefix}input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+
+
+def folded(path: Path, before: Any, dtype: str, strength: float = 1.0) -> Any:
+    """What a build stores of QUERY."""
+    with open_adapter(path, strength) as adapter:
+        (update,) = match([adapter], SMALL).updates[QUERY]
+        source = WeightSource(Tensors({QUERY: before}), [adapter])
+        node = update(weight(QUERY, (32, 32), dtype="f16" if before.dtype == np.float16 else "f32"))
+        return fold(PackedWeight(node, Rows(DType(dtype))), source.read_weight)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("f32", 1e20), ("f16", 1e3)])
+def test_product_that_overflows(dtype: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    save_file({name: np.float32(value) * tensor for name, tensor in lokr(Q).items()}, path)
+    message = f"{QUERY}: with adapters its values are .*, more than {dtype} can hold.*'{Q}.lokr_w1'"
+    with pytest.raises(AdapterError, match=message):
+        folded(path, ones(32, 32), dtype)
+
+
+def test_product_that_fits_is_rounded_once(tmp_path: Path) -> None:
+    """1 + 2^-11 + 2^-22 is above the middle of two f16 numbers; its terms, rounded alone, are not."""
+    path = tmp_path / "adapter.safetensors"
+    save_file(lokr(Q), path)
+    found = folded(path, ones(32, 32, dtype=np.float16), "f16", 2**-11 + 2**-22)
+    assert found.dtype == np.float16
+    assert np.array_equal(found, np.full((32, 32), 1 + 2**-10, np.float16))

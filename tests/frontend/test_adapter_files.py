@@ -54,24 +54,24 @@ def lycoris_pairs(options: dict[str, Any], folder: Path) -> Pairs:
     preset.write_text(PRESET)
     settings = {"conv_dim": 4, "conv_alpha": 4, "preset": str(preset), **options}
     network: Any = create_network(1.0, 4, 4, None, small_text_encoder(), small_unet(), **settings)
-    before = {
-        lora.lora_name: {
-            name: value.detach().clone() for name, value in lora.org_module[0].named_parameters()
-        }
-        for lora in network.loras
-    }
+    before = {lora.lora_name: _parameters(lora.org_module[0]) for lora in network.loras}
     network.apply_to(None, None, True, True)
     randomise(network, 0.1)
     network.save_weights(str(folder / "adapter.safetensors"), torch.float32, {"ss_network_dim": "4"})
     aliases, pairs = module_aliases(SMALL), {}
     for lora in network.loras:
         is_full = type(lora).__name__ == "FullModule"
-        after = (lora.weight, lora.bias) if is_full else lora.get_merged_weight()
+        shape = before[lora.lora_name]["weight"].shape
+        after = (lora.weight, lora.bias) if is_full else lora.get_merged_weight(shape=shape)
         names = _names(aliases[lora.lora_name])
         for name, kind, value in zip(names, ("weight", "bias"), after, strict=True):
             if value is not None:
                 pairs[name] = (before[lora.lora_name][kind].numpy(), value.detach().numpy())
     return pairs
+
+
+def _parameters(layer: Any) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in layer.named_parameters()}
 
 
 def _names(target: Target) -> tuple[str, str]:
@@ -175,7 +175,8 @@ ORDER_DEPENDENT: dict[str, dict[str, Array]] = {
     "diag-OFT": {"oft_blocks": random(4, 8, 8)},
     "(IA)3": {"weight": random(32), "on_input": np.array(0)},
     "GLoRA": {
-        f"{n}.weight": random(*s, seed=9) for n, s in zip(("a1", "a2", "b1", "b2"), ((32, 2), (2, 32)) * 2)
+        **{"a1.weight": random(32, 2, seed=6), "a2.weight": random(2, 32, seed=6)},
+        **{"b1.weight": random(32, 2, seed=7), "b2.weight": random(2, 32, seed=7)},
     },
     "DoRA": {
         **{"lora_up.weight": random(32, 2, seed=5), "lora_down.weight": random(2, 32, seed=5)},
