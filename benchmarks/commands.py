@@ -61,7 +61,7 @@ def check_accuracy(options: argparse.Namespace) -> int:
     """Prints the error of every program; exit code 1 if one is above its bound."""
     from benchmarks.accuracy import check_accuracy
 
-    adapters = tuple(map(parse_adapter, options.lokr))
+    adapters = tuple(parse_adapter(text)[:2] for text in options.lokr)
     with _scratch_folder() as name:
         artifact = options.artifact or Path(name) / "model.so"
         if options.artifact is None:

@@ -12,6 +12,7 @@ from sdcomp.codegen.onnx.extents import Extents
 from sdcomp.codegen.onnx.huggingface import write_pipeline_files
 from sdcomp.codegen.onnx.model import write_model
 from sdcomp.codegen.onnx.networks import NETWORKS, lower_networks, probes
+from sdcomp.codegen.targets import resolve
 from sdcomp.compiler import DEFAULT_SIZE, AdapterFile
 from sdcomp.errors import LinkError, UsageError
 from sdcomp.frontend.adapters.match import match
@@ -47,7 +48,8 @@ class ExportOptions:
     """What an export may choose; the command line's options have the same names.
 
     `size` is (width, height) in pixels, None to leave both free; the batch is always free. `weights` is how
-    matrices are stored, f32 or f16; arithmetic is f32. `plan` writes the programs after all passes too.
+    matrices are stored, f32 or f16; arithmetic is f32. `plan` writes the programs after all passes too, as a
+    build for this machine has them.
     """
 
     adapters: Sequence[AdapterFile] = ()
@@ -169,7 +171,8 @@ class _Job:
         """The programs after all passes, one file each, over one file of weights."""
         assert self.options.size is not None
         lowered = lower_model(self.config, types, [self.options.size])
-        module = run_pipeline(pipeline(PipelineOptions(self.updates)), lowered)
+        passes = pipeline(PipelineOptions(self.updates, resolve("native").lanes))
+        module = run_pipeline(passes, lowered)
         folder = self.folder / PLAN
         folder.mkdir()
         with open(folder / DATA, "wb") as file:

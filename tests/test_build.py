@@ -36,7 +36,16 @@ def test_nothing_but_the_artifact_is_left(small_built: Built, tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["model.so"]
 
 
-NAMES = ("a b.so", "ünïcode 猫.so", "100%s.so", "it's \"quoted\".so", "one,two.so", "-o.so", "model", ".hidden")
+NAMES = (
+    "a b.so",
+    "ünïcode 猫.so",
+    "100%s.so",
+    'it\'s "quoted".so',
+    "one,two.so",
+    "-o.so",
+    "model",
+    ".hidden",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

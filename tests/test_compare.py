@@ -1,7 +1,8 @@
-"""`sdcomp compare` and `sdcomp export` by their output: what differs fails, and what cannot be compared is told."""
+"""`sdcomp compare` and `sdcomp export`: what differs fails, and what cannot be compared is told."""
 
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -110,8 +111,6 @@ def test_given_inputs_are_used(pair: Pair, tmp_path: Path, capsys: pytest.Captur
 def test_inputs_that_do_not_fit(
     pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any, words: str
 ) -> None:
-    import re
-
     np.savez(tmp_path / "in.npz", **{name: value})
     result = compare(capsys, pair, "--inputs", tmp_path / "in.npz")
     assert result.code == 2

@@ -14,7 +14,12 @@ def build(
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="Artifact to write.")],
     lokr: Annotated[
         list[str] | None,
-        typer.Option("--lokr", metavar="FILE[:STRENGTH]", help="LoKr adapter to fold in; may repeat."),
+        typer.Option(
+            "--lokr",
+            "--lora",
+            metavar="FILE[:STRENGTH[:TE_STRENGTH]]",
+            help="Adapter of any kind to fold in; may repeat. TE_STRENGTH is for the text encoder.",
+        ),
     ] = None,
     size: Annotated[
         list[str] | None,
@@ -103,7 +108,7 @@ def _summarise(manifest: dict[str, Any], output: Path, seconds: float) -> None:
     from sdcomp.cli.tables import bytes_text, seconds_text
     from sdcomp.frontend.adapters.reader import listed
 
-    for note in manifest["checkpoint"]["notes"]:
+    for note in (*manifest["checkpoint"]["notes"], *manifest["notes"]):
         typer.echo(f"note: {note}")
     for adapter in manifest["adapters"]:
         typer.echo(

@@ -28,7 +28,7 @@ def export(
         typer.Option("--weights", metavar="f32|f16", help="How matrices are stored; arithmetic is f32."),
     ] = "f32",
     plan: Annotated[
-        bool, typer.Option("--plan", help="Also write the programs after all passes, into FOLDER/plan.")
+        bool, typer.Option("--plan", help="Also write the programs after all passes, for this machine.")
     ] = False,
     allow_unmatched: Annotated[
         bool, typer.Option("--allow-unmatched", help="Leave out modules that only the adapter has.")

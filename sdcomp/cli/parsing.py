@@ -6,6 +6,9 @@ from pathlib import Path
 
 from sdcomp.errors import UsageError
 
+MOST_STRENGTHS = 2
+"""The UNet's and the text encoder's."""
+
 _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", re.ASCII)
 
 
@@ -17,21 +20,25 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def parse_adapter(text: str) -> tuple[Path, float]:
-    """The file and strength of `FILE[:STRENGTH]`; the strength is 1 if left out.
+def parse_adapter(text: str) -> tuple[Path, float, float | None]:
+    """File, strength and text encoder's strength of `FILE[:STRENGTH[:TE_STRENGTH]]`.
 
-    Paths may hold colons: what exists as a whole is a path. Raises UsageError for a strength that is not a
-    finite number.
+    The strength is 1 if left out, that of the text encoder None. Paths may hold colons: what exists as a
+    whole is a path. Raises UsageError for a strength that is not a finite number.
     """
-    path, colon, strength = text.rpartition(":")
-    if not colon or not path or Path(text).exists():
-        return Path(text), 1.0
-    number = _number(strength)
-    if number is not None and math.isfinite(number):
-        return Path(path), number
-    if number is None and not Path(path).exists():
-        return Path(text), 1.0
-    raise UsageError(f"--lokr {text}: the strength {strength!r} is not a finite number, such as 0.8")
+    path, strengths = text, list[float]()
+    while len(strengths) < MOST_STRENGTHS and not Path(path).exists():
+        rest, colon, last = path.rpartition(":")
+        if not colon or not rest:
+            break
+        number = _number(last)
+        if number is None and not Path(rest).exists():
+            break
+        if number is None or not math.isfinite(number):
+            raise UsageError(f"--lokr {text}: the strength {last!r} is not a finite number, such as 0.8")
+        path, strengths = rest, [number, *strengths]
+    strength, *text_strength = strengths or [1.0]
+    return Path(path), strength, text_strength[0] if text_strength else None
 
 
 def _number(text: str) -> float | None:

@@ -30,7 +30,10 @@ NORM_GROUPS = 32
 
 PREDICTIONS = {"eps": "eps", "epsilon": "eps", "v": "v", "v_prediction": "v", "v-prediction": "v"}
 
-ADAPTER = r"lora_|lycoris_|.*\.(?:lora_(?:up|down|A|B)|lokr_w[12]|hada_w[12])"
+ADAPTER = (
+    r"lora_|lycoris_|oft_(?:unet|te)_|(?:.*\.)?base_model\.model\."
+    r"|.*(?:[._]lora(?:\.|_up|_down|_A|_B|_linear_layer)|\.(?:lokr_w[12]|hada_w[12]|diff(?:_b)?$|w_norm$|oft_|boft_))"
+)
 
 FOREIGN_NAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), description)

@@ -33,14 +33,18 @@ def test_bad_size(text: str) -> None:
     ],
 )
 def test_adapter(text: str, path: str, strength: float) -> None:
-    assert parse_adapter(text) == (Path(path), strength)
+    assert parse_adapter(text) == (Path(path), strength, None)
+
+
+def test_adapter_with_a_strength_for_the_text_encoder() -> None:
+    assert parse_adapter("style.safetensors:0.5:0.25") == (Path("style.safetensors"), 0.5, 0.25)
 
 
 def test_an_existing_path_is_a_path(tmp_path: Path) -> None:
     path = tmp_path / "style:0.5"
     path.touch()
-    assert parse_adapter(str(path)) == (path, 1.0)
-    assert parse_adapter(f"{path}:0.25") == (path, 0.25)
+    assert parse_adapter(str(path)) == (path, 1.0, None)
+    assert parse_adapter(f"{path}:0.25") == (path, 0.25, None)
 
 
 @pytest.mark.parametrize("strength", ["nan", "inf", "strong", ""])

@@ -1,24 +1,23 @@
 """One kernel on one set of operands, and what must be true of every run of it.
 
 - The values are within the case's bound of an f64 reference.
-- Nothing but the output is written: not the gaps between its rows, not the bytes around it, no other operand.
+- Nothing but the output is written: not the gaps between its rows, not the bytes around it, no other
+  operand.
 - Nothing unwritten is read: scratch, output and gaps hold NaN before the run.
-- Tiles are independent: one by one, in reverse or in any other order, they give the same bits as all in one call.
+- Tiles are independent: one by one, in reverse or in any other order, they give the same bits as all in one
+  call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.targets import Target
+from sdcomp.ir.types import Array
 from tests.codegen.jit import UNWRITTEN, Jit, runnable_targets
-
-Array = npt.NDArray[np.generic]
-Numbers = npt.NDArray[np.float64]
 
 ROUNDING = 2.0**-24
 """Relative error of one f32 operation, at most."""
@@ -37,7 +36,7 @@ class Case:
     kernel: Kernel
     operands: Sequence[Array]
     written: int
-    expected: Numbers
+    expected: Array
     bound: float
 
 
@@ -49,7 +48,7 @@ isa = pytest.mark.parametrize(
 """Runs a test once for each target that this machine can run; its module has a fixture `compiled`."""
 
 
-def relative_error(found: Array, expected: Numbers) -> float:
+def relative_error(found: Array, expected: Array) -> float:
     """Frobenius norm of the difference over that of the reference; infinite if anything is not a number."""
     difference = float(np.linalg.norm(found.astype(np.float64) - expected))
     norm = float(np.linalg.norm(expected))
@@ -133,5 +132,5 @@ def gapped(rows: Array, stride: int) -> Array:
     return memory
 
 
-def random_normal(seed: int, *shape: int) -> npt.NDArray[np.float32]:
+def random_normal(seed: int, *shape: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

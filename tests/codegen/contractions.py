@@ -1,22 +1,21 @@
 """Contraction kernels on random operands, with torch's convolution in f64 as the reference."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod, sqrt
+from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from sdcomp.codegen.kernels.contraction import Contraction, Geometry, Step, panel_vectors
+from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vectors
+from sdcomp.codegen.kernels.epilogue import Step
 from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import Panels, Vector
-from sdcomp.ir.types import DType
-from tests.codegen.case import ROUNDING, Array, Case, gapped, random_normal
+from sdcomp.ir.types import Array, DType
+from tests.codegen.case import ROUNDING, Case, gapped, random_normal
 
-F32 = npt.NDArray[np.float32]
-
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "sigmoid": torch.sigmoid,
@@ -29,8 +28,9 @@ ACTIVATIONS = {
 class Shape:
     """A convolution of x[batch, height, width, depth]; a matmul has a kernel of 1 and a height of 1.
 
-    `steps` are those of the kernel, and `batch_vector_1`: one vector for all samples, and `shared`: a tensor of one sample for
-    all of them. `padding` is (top, left, bottom, right). Rows of x are `x_gap` apart, of the output `out_gap`.
+    `steps` are those of the kernel, and `batch_vector_1`: one vector for all samples, and `shared`: a
+    tensor of one sample for all of them. `padding` is (top, left, bottom, right). Rows of x are `x_gap`
+    apart, of the output `out_gap`.
     """
 
     width: int
@@ -56,33 +56,42 @@ class Shape:
 
     @property
     def bound(self) -> float:
-        """f32 sums are random walks: each of n additions rounds a partial sum, so that the error grows like sqrt(n) beside the
-        result, a third of a rounding per step; epilogue and activation add a few roundings of their own."""
+        """f32 sums are random walks: each of n additions rounds a partial sum, so that the error grows like
+        sqrt(n) beside the result, a third of a rounding per step; epilogue and activation add a few
+        roundings of their own.
+        """
         return ROUNDING * (4 + sqrt(self.multiplies) / 3)
 
 
 def build(shape: Shape, target: Target) -> Case:
     """The case of this shape, with seeded random operands."""
     x = random_normal(1, shape.batch, shape.height, shape.width, shape.depth)
-    weights = random_normal(2, shape.columns, shape.depth, shape.kernel, shape.kernel) / sqrt(shape.multiplies)
+    weights = random_normal(2, shape.columns, shape.depth, shape.kernel, shape.kernel) / sqrt(
+        shape.multiplies
+    )
     weights = weights.astype(DType(shape.dtype).numpy)
     top, left, bottom, right = shape.padding
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    expected = _convolve(padded, weights, shape.stride)
+    expected = convolve(padded, weights, shape.stride)
     kernel = _kernel(shape, padded.shape[1:3], expected.shape[1:3], target)
-    extra = [_operand(step, expected.shape, 3 + n) for n, step in enumerate(shape.steps)]
+    extra = [step_operand(step, expected.shape, 3 + n) for n, step in enumerate(shape.steps)]
     for step, operand in zip(shape.steps, extra, strict=True):
-        expected = _apply(step, expected, operand)
+        expected = apply_step(step, expected, operand)
     if shape.gated:
         value, gate = expected.chunk(2, -1)
         expected = value * functional.gelu(gate)
     packed = Panels(kernel.width, DType(shape.dtype), shape.gated).pack(weights)
-    given = [_packed(step, e, kernel) for step, e in zip(shape.steps, extra, strict=True) if e is not None]
+    given = [
+        packed_operand(step, e, kernel.width, kernel.gated)
+        for step, e in zip(shape.steps, extra, strict=True)
+        if e is not None
+    ]
     out = gapped(expected.numpy(), expected.shape[-1] + shape.out_gap)
     return Case(kernel, [gapped(padded, shape.depth + shape.x_gap), packed, *given], 2, out, shape.bound)
 
 
-def _convolve(x: F32, weights: Array, stride: int) -> torch.Tensor:
+def convolve(x: Array, weights: Array, stride: int) -> torch.Tensor:
+    """Of x[N,H,W,I] without padding and w[O,I,kh,kw], as [N,H,W,O] in f64."""
     nchw = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2)
     filters = torch.from_numpy(weights.astype(np.float64))
     return functional.conv2d(nchw, filters, stride=stride).permute(0, 2, 3, 1)
@@ -100,8 +109,8 @@ def _kernel(shape: Shape, inside: tuple[int, ...], outside: tuple[int, ...], tar
     )  # fmt: skip
     kernel = Contraction(
         geometry, columns=shape.columns, out_stride=kept + shape.out_gap, weight_dtype=shape.dtype,
-        steps=tuple(_step(step, shape.columns) for step in shape.steps), gated=shape.gated, vectors=vectors,
-        tile_rows=target.tile_rows(vectors), lanes=target.lanes,
+        steps=tuple(kernel_step(step, shape.columns) for step in shape.steps), gated=shape.gated,
+        vectors=vectors, tile_rows=target.tile_rows(vectors), lanes=target.lanes,
     )  # fmt: skip
     if shape.blocks is None:
         return kernel.tiled(target)
@@ -109,7 +118,8 @@ def _kernel(shape: Shape, inside: tuple[int, ...], outside: tuple[int, ...], tar
     return replace(kernel, row_block=rows, panel_block=panels, depth_block=depth)
 
 
-def _step(step: str, columns: int) -> Step:
+def kernel_step(step: str, columns: int) -> Step:
+    """For dense operands of so many columns."""
     if step in ("tensor", "shared"):
         return Step("tensor", columns, shared=step == "shared")
     if step.startswith("batch_vector"):
@@ -117,7 +127,7 @@ def _step(step: str, columns: int) -> Step:
     return Step(step)
 
 
-def _operand(step: str, out: tuple[int, ...], seed: int) -> F32 | None:
+def step_operand(step: str, out: tuple[int, ...], seed: int) -> Array | None:
     """What the step adds, in a shape that broadcasts; None for an activation."""
     shapes = {
         "bias": out[-1:],
@@ -129,19 +139,13 @@ def _operand(step: str, out: tuple[int, ...], seed: int) -> F32 | None:
     return random_normal(seed, *shapes[step]) if step in shapes else None
 
 
-def _apply(step: str, values: torch.Tensor, operand: F32 | None) -> torch.Tensor:
+def apply_step(step: str, values: torch.Tensor, operand: Array | None) -> torch.Tensor:
+    """The step's meaning."""
     if operand is None:
-        result = ACTIVATIONS[step](values)
-        assert isinstance(result, torch.Tensor)
-        return result
+        return ACTIVATIONS[step](values)
     return values + torch.from_numpy(operand.astype(np.float64))
 
 
-def _packed(step: str, operand: F32, kernel: Contraction) -> Array:
+def packed_operand(step: str, operand: Array, width: int, gated: bool = False) -> Array:
     """As the kernel reads it: biases in panels, others row by row."""
-    return Vector(kernel.width, kernel.gated).pack(operand) if step == "bias" else operand
-
-
-def rows(shape: Shape) -> int:
-    """Rows of the output."""
-    return prod((shape.batch, shape.height, shape.width))
+    return Vector(width, gated).pack(operand) if step == "bias" else operand

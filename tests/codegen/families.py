@@ -12,6 +12,7 @@ from tests.codegen import (
     test_movement,
     test_pointwise,
     test_softmax,
+    test_winograd,
 )
 from tests.codegen.case import Build
 
@@ -25,4 +26,5 @@ FAMILIES: dict[str, Mapping[str, Build]] = {
     "movement": test_movement.BUILDS,
     "pointwise": test_pointwise.BUILDS,
     "softmax": test_softmax.BUILDS,
+    "winograd": test_winograd.BUILDS,
 }

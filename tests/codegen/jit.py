@@ -1,4 +1,6 @@
-"""Runs kernels and programs in the test's own process, one thread, without a linker: LLVM's JIT over the very same code."""
+"""Runs kernels and programs in the test's own process, one thread, without a linker: LLVM's JIT over the
+very same code.
+"""
 
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,7 +59,9 @@ class Jit:
         return Jit({kernel: f"kernel_{n}" for n, kernel in enumerate(dict.fromkeys(kernels))}, target)
 
     def run(self, kernel: Kernel, pointers: Sequence[int], order: Sequence[int] | None = None) -> None:
-        """All tiles in one call; or one call for each tile of `order`, with unwritten scratch memory every time."""
+        """All tiles in one call; or one call for each tile of `order`, with unwritten scratch memory every
+        time.
+        """
         table = (ctypes.c_void_p * len(pointers))(*pointers)
         for begin, end in [(0, kernel.tiles)] if order is None else [(tile, tile + 1) for tile in order]:
             scratch = aligned(kernel.scratch_bytes(self._target))
@@ -98,7 +102,9 @@ class _Memory:
 def run_programs(
     programs: Sequence[Program], target: Target, inputs: Mapping[str, Array], weights: WeightReader
 ) -> dict[str, Array]:
-    """Runs the programs in order, sharing state; returns all outputs. The arena is planned as in an artifact."""
+    """Runs the programs in order, sharing state; returns all outputs. The arena is planned as in an
+    artifact.
+    """
     jit = Jit(name_kernels(programs), target)
     memory = _Memory({name: np.ascontiguousarray(value) for name, value in inputs.items()}, weights)
     for program in programs:

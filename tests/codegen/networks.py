@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sdcomp.codegen.kernels.attention import Attention
 from sdcomp.codegen.kernels.contraction import Contraction
+from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.plan import Call, Program
 from sdcomp.codegen.targets import Target
 from sdcomp.frontend.config import ModelConfig
@@ -32,7 +33,9 @@ SD15 = replace(
 
 
 def lower_stored(config: ModelConfig, size: tuple[int, int], dtype: DType = DType.F16) -> Module:
-    """All networks of a checkpoint of which only names and shapes need exist; `size` is (width, height) in pixels."""
+    """All networks of a checkpoint of which only names and shapes need exist; `size` is (width, height) in
+    pixels.
+    """
     shapes = expected_tensors(config)
     return lower_model(config, {name: TensorType(shape, dtype) for name, shape in shapes.items()}, [size])
 
@@ -49,24 +52,37 @@ def programs(config: ModelConfig, size: tuple[int, int], target: Target) -> list
 
 
 def listing(program: Program) -> str:
-    """One line per call: kind, what is multiplied or written, and the label. Tile sizes, which are tuned, are left out."""
+    """One line per call: kind, what is multiplied or written, and the label. Tile sizes, which are tuned,
+    are left out.
+    """
     return "".join(f"{call.kernel.kind} | {shape(call)} | {call.label}\n" for call in program.calls)
 
 
 def shape(call: Call) -> str:
-    """The main shape of a call: rows x columns x depth of a product; bytes written of what does not multiply."""
+    """Rows x columns x depth of a product; bytes written by what does not multiply."""
     kernel = call.kernel
     if isinstance(kernel, Contraction):
-        rows = kernel.geometry.batches * kernel.geometry.outer * kernel.geometry.inner
-        taps = f" taps {len(kernel.geometry.taps)}" if len(kernel.geometry.taps) > 1 else ""
-        steps = "".join(f" +{step.kind}" for step in kernel.steps) + " +geglu" * kernel.gated
-        return f"{rows}x{kernel.columns}x{kernel.geometry.depth}{taps} {kernel.weight_dtype}{steps}"
+        where = kernel.geometry
+        taps = f" taps {len(where.taps)}" if len(where.taps) > 1 else ""
+        rows = where.batches * where.outer * where.inner
+        return f"{rows}x{kernel.columns}x{where.depth}{taps} {epilogue(kernel)}" + " +geglu" * kernel.gated
+    if isinstance(kernel, WinogradConvolution):
+        rows = kernel.batches * kernel.height * kernel.width
+        return f"{rows}x{kernel.columns}x{kernel.depth} F({kernel.m},3) {epilogue(kernel)}"
     if isinstance(kernel, Attention):
-        return f"{kernel.batches}x{kernel.heads} heads, {kernel.queries} queries, {kernel.keys} keys, {kernel.channels} channels"
+        heads = f"{kernel.batches}x{kernel.heads} heads of {kernel.channels}"
+        return f"{heads}, {kernel.queries} queries, {kernel.keys} keys"
     return f"{kernel.multiplies} multiplies" if kernel.multiplies else f"{call.writes.bytes} bytes"
+
+
+def epilogue(kernel: Contraction | WinogradConvolution) -> str:
+    """The stored type of the weights, and the steps."""
+    return kernel.weight_dtype + "".join(f" +{step.kind}" for step in kernel.steps)
 
 
 def kinds(program: Program) -> str:
     """How many calls of each kind, on one line."""
     counts = Counter(call.kernel.kind for call in program.calls)
-    return f"{program.name}: {len(program.calls)}: " + ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
+    return f"{program.name}: {len(program.calls)}: " + ", ".join(
+        f"{n} {kind}" for kind, n in sorted(counts.items())
+    )

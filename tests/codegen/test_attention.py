@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sdcomp.codegen.kernels.attention import Attention, most_keys
 from sdcomp.codegen.targets import Target
-from tests.codegen.case import ROUNDING, Case, Compiled, Numbers, gapped, isa, random_normal
+from sdcomp.ir.types import Array
+from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal
 
 
 @dataclass(frozen=True)
 class Shape:
-    """`offset` is added to every key: scores get a part that is the same for all keys of a query, of about `offset` times
-    the query's sum, which softmax must cancel. `most_keys` forces small blocks of keys; None leaves the target's choice."""
+    """`offset` is added to every key: scores get a part that is the same for all keys of a query, of about
+    `offset` times the query's sum, which softmax must cancel. `most_keys` forces small blocks of keys; None
+    leaves the target's choice.
+    """
 
     queries: int
     keys: int
@@ -39,10 +43,10 @@ def build(shape: Shape, target: Target) -> Case:
     expected, largest = _reference(shape, q, k, v)
     stride = width + shape.gap
     kernel = Attention(
-        batches=len(expected), query_batches=len(q), key_batches=len(k), heads=shape.heads, queries=shape.queries,
-        keys=shape.keys, channels=shape.channels, query_stride=stride, key_stride=stride, value_stride=stride,
-        out_stride=stride, causal=shape.causal, vectors=target.panel_vectors,
-        tile_rows=target.tile_rows(target.panel_vectors), lanes=target.lanes,
+        batches=len(expected), query_batches=len(q), key_batches=len(k), heads=shape.heads,
+        queries=shape.queries, keys=shape.keys, channels=shape.channels, query_stride=stride,
+        key_stride=stride, value_stride=stride, out_stride=stride, causal=shape.causal,
+        vectors=target.panel_vectors, tile_rows=target.tile_rows(target.panel_vectors), lanes=target.lanes,
         most_keys=most_keys(target, target.panel_vectors),
     )  # fmt: skip
     kernel = kernel if shape.most_keys is None else replace(kernel, most_keys=shape.most_keys)
@@ -51,15 +55,17 @@ def build(shape: Shape, target: Target) -> Case:
 
 
 def _bound(shape: Shape, largest: float) -> float:
-    """Powers are a polynomial of degree 5 (off by 3.4 roundings) of a score that f32 stores to within half a rounding of the
-    largest score, times the random walk of its `channels` products; sums over keys and channels add a few roundings."""
-    return ROUNDING * (6 + largest * (1 + np.sqrt(shape.channels) / 8))
+    """Powers are a polynomial of degree 5 (off by 3.4 roundings) of a score that f32 stores to within half
+    a rounding of the largest score, times the random walk of its `channels` products; sums over keys and
+    channels add a few roundings.
+    """
+    return ROUNDING * (6 + largest * (1 + sqrt(shape.channels) / 8))
 
 
-def _reference(shape: Shape, *operands: np.ndarray) -> tuple[Numbers, float]:
+def _reference(shape: Shape, *operands: np.ndarray) -> tuple[Array, float]:
     """The result [batch, queries, heads * channels], and the largest score."""
     q, k, v = (
-        torch.from_numpy(o.astype(np.float64)).unflatten(-1, (shape.heads, shape.channels)).transpose(1, 2)
+        torch.from_numpy(o.astype(np.float64)).view(*o.shape[:2], shape.heads, shape.channels).transpose(1, 2)
         for o in operands
     )
     batch = max(len(q), len(k))

@@ -1,7 +1,8 @@
-"""Kernels touch no byte outside of their operands: each operand lies against a page that may not be touched.
+"""Kernels touch no byte outside of their operands: each operand lies against a page that may not be
+touched.
 
-Reading too far goes unnoticed where the value is then thrown away, as by a mask, until the operand is the last of a mapped
-file. A forked process runs the kernels, so that a violation ends it and not the tests.
+Reading too far goes unnoticed where the value is then thrown away, as by a mask, until the operand is the
+last of a mapped file. A forked process runs the kernels, so that a violation ends it and not the tests.
 """
 
 import ctypes
@@ -17,7 +18,8 @@ import pytest
 from sdcomp.codegen.builder import Emitter, Value, f32
 from sdcomp.codegen.kernels.base import Kernel, operand
 from sdcomp.codegen.targets import resolve
-from tests.codegen.case import Array, Case, Compiled
+from sdcomp.ir.types import Array
+from tests.codegen.case import Case, Compiled
 from tests.codegen.families import FAMILIES
 from tests.codegen.jit import Jit
 

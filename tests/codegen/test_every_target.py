@@ -45,8 +45,10 @@ def test_objects(target: Target, family: str) -> None:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_multiplies_are_fused_vectors(target: Target, family: str) -> None:
     """Arithmetic is on vectors, with one rounding per multiply and add."""
-    name = next(reversed(FAMILIES[family]))
+    name = list(FAMILIES[family])[-1]
     module, _ = emit({name: FAMILIES[family][name]}, target)
     text = emit_assembly(module, target)
-    functions = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and not line.startswith(".")]
+    functions = [
+        line.rstrip(":") for line in text.splitlines() if line.endswith(":") and not line.startswith(".")
+    ]
     assert sum(fused(function(text, symbol), target) for symbol in functions if symbol[0] in "km") > 0

@@ -1,19 +1,19 @@
-"""Group normalisation: each of its kernels against numpy in f64, and all of them together against torch's group_norm."""
+"""Group normalisation: each of its kernels against numpy in f64, and all of them together against torch's
+group_norm.
+"""
 
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional
 
 from sdcomp.codegen.kernels.group_norm import GroupNormApply, GroupNormCombine, GroupNormStatistics
 from sdcomp.codegen.targets import Target
-from tests.codegen.case import ROUNDING, Case, Compiled, Numbers, gapped, isa, random_normal, relative_error
-
-F32 = npt.NDArray[np.float32]
+from sdcomp.ir.types import Array
+from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal, relative_error
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Shape:
 
     @property
     def statistics(self) -> GroupNormStatistics:
-        return GroupNormStatistics(self.batches, self.height * self.width, self.channels, self.channels + self.gap)
+        return GroupNormStatistics(
+            self.batches, self.height * self.width, self.channels, self.channels + self.gap
+        )
 
     @property
     def combine(self) -> GroupNormCombine:
@@ -47,23 +49,26 @@ class Shape:
         )  # fmt: skip
 
     @property
-    def x(self) -> F32:
-        return random_normal(1, self.batches, self.height, self.width, self.channels) + np.float32(self.mean)
+    def x(self) -> Array:
+        x: Array = random_normal(1, self.batches, self.height, self.width, self.channels)
+        return np.asarray(x + np.float32(self.mean))
 
     @property
-    def parameters(self) -> tuple[F32, F32]:
+    def parameters(self) -> tuple[Array, Array]:
         """gamma and beta."""
         return 1 + random_normal(2, self.channels) / 10, random_normal(3, self.channels) / 10
 
-    def partials(self) -> Numbers:
+    def partials(self) -> Array:
         """[batches, chunks, 2, channels]: mean and sum of squared deviations of each chunk of rows."""
         rows = self.x.astype(np.float64).reshape(self.batches, -1, self.channels)
         chunks = np.split(rows, self._cuts(), 1)
         both = [(c.mean(1), ((c - c.mean(1, keepdims=True)) ** 2).sum(1)) for c in chunks]
         return np.stack([np.stack(pair, 1) for pair in both], 1)
 
-    def factors(self, partials: Numbers) -> Numbers:
-        """[batches, 2, channels]: what x is multiplied with, and what is added. By a sum of squares, which f64 can afford."""
+    def factors(self, partials: Array) -> Array:
+        """[batches, 2, channels]: what x is multiplied with, and what is added. By a sum of squares, which
+        f64 can afford.
+        """
         sizes = [len(rows) for rows in np.array_split(np.arange(self.height * self.width), self._cuts())]
         rows = np.array(sizes, np.float64)[None, :, None]
         means, spreads = partials[:, :, 0], partials[:, :, 1]
@@ -78,12 +83,12 @@ class Shape:
         """Rows at which a chunk starts, but for the first."""
         return list(range(0, self.height * self.width, self.statistics.chunk_rows))[1:]
 
-    def _per_group(self, values: Numbers) -> Numbers:
+    def _per_group(self, values: Array) -> Array:
         """Sums over the channels of each group, for every channel of it."""
         size = self.channels // self.groups
         return np.repeat(values.reshape(self.batches, self.groups, size).sum(-1), size, 1)
 
-    def result(self) -> Numbers:
+    def result(self) -> Array:
         """torch's, in f64, with the border."""
         gamma, beta = (torch.from_numpy(p.astype(np.float64)) for p in self.parameters)
         x = torch.from_numpy(self.x.astype(np.float64)).permute(0, 3, 1, 2)
@@ -95,7 +100,9 @@ class Shape:
 
 
 def build_statistics(shape: Shape, target: Target) -> Case:
-    """The first row may be a few spreads away from the mean: squared, that multiplies the roundings of the sums."""
+    """The first row may be a few spreads away from the mean: squared, that multiplies the roundings of the
+    sums.
+    """
     x = gapped(shape.x, shape.channels + shape.gap)
     return Case(shape.statistics, [x], 1, shape.partials(), 16 * ROUNDING)
 
@@ -108,8 +115,9 @@ def build_combine(shape: Shape, target: Target) -> Case:
 
 
 def build_apply(shape: Shape, target: Target) -> Case:
-    """Factor and offset are rounded, each to half of the last place of a number as large as mean / spread; the activation adds
-    a few roundings."""
+    """Factor and offset are rounded, each to half of the last place of a number as large as mean / spread;
+    the activation adds a few roundings.
+    """
     stride = shape.channels + shape.gap
     operands = [gapped(shape.x, stride), shape.factors(shape.partials()).astype(np.float32)]
     bound = ROUNDING * (6 + abs(shape.mean))
@@ -129,7 +137,11 @@ SHAPES = {
     "large_negative_mean": Shape(9, 11, 65, 5, mean=-1e3, activation="silu", gap=1),
 }
 STAGES = {"statistics": build_statistics, "combine": build_combine, "apply": build_apply}
-BUILDS = {f"{stage}-{name}": partial(build, shape) for name, shape in SHAPES.items() for stage, build in STAGES.items()}
+BUILDS = {
+    f"{stage}-{name}": partial(build, shape)
+    for name, shape in SHAPES.items()
+    for stage, build in STAGES.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +158,10 @@ def test_group_norm(compiled: Compiled, name: str) -> None:
 @isa
 @pytest.mark.parametrize("name", SHAPES)
 def test_deviations_do_not_cancel(compiled: Compiled, name: str) -> None:
-    """Squared deviations alone: beside means of 1e3 they would vanish in the norm. From a bare sum of squares, which has 7
-    digits of 1e6, an error of about 1e-1 would remain; shifted data leaves the rounding of the chunk's sums."""
+    """Squared deviations alone: beside means of 1e3 they would vanish in the norm. From a bare sum of
+    squares, which has 7 digits of 1e6, an error of about 1e-1 would remain; shifted data leaves the
+    rounding of the chunk's sums.
+    """
     found = compiled.run(f"statistics-{name}")[:, :, 1]
     assert relative_error(found, SHAPES[name].partials()[:, :, 1]) <= 16 * ROUNDING
 
@@ -163,7 +177,7 @@ def test_kernels_in_sequence(compiled: Compiled, name: str) -> None:
     assert relative_error(found, shape.result()) <= ROUNDING * (8 + abs(shape.mean))
 
 
-def run_with(compiled: Compiled, name: str, index: int, operand: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def run_with(compiled: Compiled, name: str, index: int, operand: Array) -> Array:
     """The case's output with another operand number `index`."""
     case = compiled.cases[name]
     operands = [*case.operands]

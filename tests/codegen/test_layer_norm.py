@@ -27,12 +27,13 @@ class Shape:
 
 
 def build(shape: Shape, target: Target) -> Case:
-    """The mean is the pairwise sum of lanes, each a walk over channels / lanes additions: its error is a few roundings of the
-    mean, and enters every normalised value beside a spread of 1."""
+    """The mean is the pairwise sum of lanes, each a walk over channels / lanes additions: its error is a
+    few roundings of the mean, and enters every normalised value beside a spread of 1.
+    """
     x = random_normal(1, shape.rows, shape.channels) + np.float32(shape.mean)
     gamma, beta = 1 + random_normal(2, shape.channels) / 10, random_normal(3, shape.channels)
-    wide = (torch.from_numpy(a.astype(np.float64)) for a in (x, gamma, beta))
-    expected = functional.layer_norm(next(wide), (shape.channels,), *wide, EPS).numpy()
+    wide = [torch.from_numpy(a.astype(np.float64)) for a in (x, gamma, beta)]
+    expected = functional.layer_norm(wide[0], (shape.channels,), wide[1], wide[2], EPS).numpy()
     stride, out_stride = shape.channels + shape.gap, shape.channels + shape.out_gap
     kernel = LayerNorm(shape.rows, shape.channels, stride, out_stride, EPS)
     bound = ROUNDING * (4 + 2 * abs(shape.mean))

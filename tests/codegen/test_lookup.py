@@ -3,28 +3,29 @@
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from sdcomp.codegen.kernels.rows import Gather, TimestepEmbedding
 from sdcomp.codegen.targets import Target
-from sdcomp.ir.types import DType
+from sdcomp.ir.types import Array, DType
 from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal
 
 
 def build_gather(indices: list[int], channels: int, dtype: str, gap: int, target: Target) -> Case:
-    """Indices beyond the table read its first or last row: they come from a caller, and must not read elsewhere."""
+    """Indices beyond the table read its first or last row: they come from a caller, and must not read
+    elsewhere.
+    """
     table = random_normal(1, 7, channels).astype(DType(dtype).numpy)
     expected = table.astype(np.float64)[np.clip(indices, 0, 6)]
     kernel = Gather(len(indices), 7, channels, dtype, channels + gap)
     return Case(kernel, [table, np.array(indices, np.int32)], 2, gapped(expected, channels + gap), 0.0)
 
 
-def build_timestep(
-    times: list[float], channels: int, max_period: float, gap: int, target: Target
-) -> Case:
-    """Ho et al. 2020, with the cosines first. Angles up to 1000 are reduced in f64, so only the result is rounded."""
-    given: npt.NDArray[np.float32] = np.array(times, np.float32)
+def build_timestep(times: list[float], channels: int, max_period: float, gap: int, target: Target) -> Case:
+    """Ho et al. 2020, with the cosines first. Angles up to 1000 are reduced in f64, so only the result is
+    rounded.
+    """
+    given: Array = np.array(times, np.float32)
     half = channels // 2
     angles = given.astype(np.float64)[:, None] * max_period ** (-np.arange(half) / half)
     expected = np.concatenate([np.cos(angles), np.sin(angles)], 1)

@@ -18,9 +18,11 @@ STRIDES = {"along_rows": (320, 1), "transposed": (1, 320)}
 
 @dataclass(frozen=True)
 class OneCall(Kernel):
-    """One call of a micro-kernel for each tile, over blocks of C. Operands: A, B, C's first values, depth, C.
+    """One call of a micro-kernel for each tile, over blocks of C. Operands: A, B, C's first values, depth,
+    C.
 
-    Even tiles start from zero, odd ones from the first values. The depth is in memory, so that no loop is unrolled for it.
+    Even tiles start from zero, odd ones from the first values. The depth is in memory, so that no loop is
+    unrolled for it.
     """
 
     micro: MicroKernel
@@ -93,7 +95,8 @@ class Loops:
 @pytest.mark.parametrize("strides", STRIDES.values(), ids=STRIDES)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_widest_panel_is_fused_and_in_registers(target: Target, strides: tuple[int, int]) -> None:
-    """One fused multiply-add per accumulator and step, and nothing of it on the stack, for both row counts of a partition.
+    """One fused multiply-add per accumulator and step, and nothing of it on the stack, for both row counts
+    of a partition.
 
     A spill would cost a store and a load, and shows as an access to the stack inside of the loop.
     """
@@ -107,8 +110,9 @@ def test_widest_panel_is_fused_and_in_registers(target: Target, strides: tuple[i
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_narrow_panels_are_fused(target: Target) -> None:
-    """Weights of a few columns only: LLVM hoists loads of four steps there and may spill, but less than one value per
-    accumulator in all steps together."""
+    """Weights of a few columns only: LLVM hoists loads of four steps there and may spill, but less than one
+    value per accumulator in all steps together.
+    """
     for vectors in range(1, target.panel_vectors):
         micro = MicroKernel(target.tile_rows(vectors), vectors, *STRIDES["along_rows"])
         loops = Loops.of(micro, target)

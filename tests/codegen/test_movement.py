@@ -34,7 +34,9 @@ def build_copy(copy: Copy, target: Target) -> Case:
     for index in np.ndindex(copy.shape):
         into = copy.out_offset + int(np.dot(index, copy.out_strides))
         expected[into] = source[copy.source_offset + int(np.dot(index, copy.source_strides))]
-    kernel = StridedCopy(copy.shape, copy.source_strides, copy.out_strides, copy.source_offset, copy.out_offset)
+    kernel = StridedCopy(
+        copy.shape, copy.source_strides, copy.out_strides, copy.source_offset, copy.out_offset
+    )
     return Case(kernel, [source], 1, expected, 0.0)
 
 
@@ -56,7 +58,10 @@ def build_upsample(shape: Upsample, target: Target) -> Case:
     large = x.repeat(shape.scale, 1).repeat(shape.scale, 2).astype(np.float64)
     expected = np.pad(large, ((0, 0), (top, bottom), (left, right), (0, 0)))
     stride, out_stride = shape.channels + shape.gap, shape.channels + shape.out_gap
-    kernel = Resample(*x.shape, shape.scale, stride, out_stride, shape.padding)
+    kernel = Resample(
+        shape.batches, shape.height, shape.width, shape.channels, shape.scale, stride, out_stride,
+        shape.padding,
+    )  # fmt: skip
     return Case(kernel, [gapped(x, stride)], 1, gapped(expected, out_stride), 0.0)
 
 

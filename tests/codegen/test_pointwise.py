@@ -11,20 +11,24 @@ from hypothesis import strategies as st
 
 from sdcomp.codegen.kernels.pointwise import Pointwise
 from sdcomp.codegen.targets import Target, resolve
-from tests.codegen.case import ROUNDING, Case, Compiled, Numbers, gapped, isa, random_normal
+from sdcomp.ir.types import Array
+from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal
 from tests.codegen.contractions import ACTIVATIONS
 
 Instructions = tuple[tuple[str, float], ...]
 
 ADD: Instructions = (("load", 0), ("load", 1), ("add", 0))
 TREE: Instructions = (
-    ("load", 0), ("silu", 0), ("load", 1), ("constant", -0.75), ("mul", 0), ("add", 0), ("load", 0), ("mul", 0),
+    ("load", 0), ("silu", 0), ("load", 1), ("constant", -0.75), ("mul", 0), ("add", 0),
+    ("load", 0), ("mul", 0),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Postfix `program` over operands of the shapes `operands`, which broadcast to `shape`; rows `out_gap` apart."""
+    """Postfix `program` over operands of the shapes `operands`, which broadcast to `shape`; rows `out_gap`
+    apart.
+    """
 
     shape: tuple[int, ...]
     operands: tuple[tuple[int, ...], ...]
@@ -53,8 +57,8 @@ def strides(shape: tuple[int, ...], wide: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(0 if n == 1 else stride for n, stride in zip(full, dense, strict=True))
 
 
-def evaluate(program: Instructions, operands: list[Numbers]) -> Numbers:
-    stack: list[Numbers] = []
+def evaluate(program: Instructions, operands: list[Array]) -> Array:
+    stack: list[Array] = []
     for op, argument in program:
         if op == "load":
             stack.append(operands[int(argument)])

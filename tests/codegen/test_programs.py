@@ -16,7 +16,14 @@ TARGET = TARGETS["x86-64-v3"]
 TINY = small_config(
     unet={"res_blocks": 1}, text={"layers": 1}, vae={"encoder_res_blocks": 1, "decoder_res_blocks": 1}
 )
-LISTED = ("text", "unet.prompt@64x64x2", "unet.step@64x64x2", "unet@64x64x2", "vae_decoder@64x64", "vae_encoder@64x64")
+LISTED = (
+    "text",
+    "unet.prompt@64x64x2",
+    "unet.step@64x64x2",
+    "unet@64x64x2",
+    "vae_decoder@64x64",
+    "vae_encoder@64x64",
+)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,9 @@ class Shape:
 
 
 def build(shape: Shape, target: Target) -> Case:
-    """x - max is exact to a rounding, times log2(e) to another: a power of 2 to the -s is off by s roundings; the sum and the
-    division add some. Powers that matter have an s of a few."""
+    """x - max is exact to a rounding, times log2(e) to another: a power of 2 to the -s is off by s
+    roundings; the sum and the division add some. Powers that matter have an s of a few.
+    """
     x = random_normal(1, shape.rows, shape.channels) * np.float32(shape.gain) + np.float32(shape.offset)
     expected = torch.softmax(torch.from_numpy(x.astype(np.float64)), -1).numpy()
     stride, out_stride = shape.channels + shape.gap, shape.channels + shape.out_gap

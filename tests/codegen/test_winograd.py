@@ -1,72 +1,112 @@
-"""The Winograd kernel against a direct convolution in f64, with every epilogue step and sizes that tiles do
-not divide.
+"""The Winograd kernel against torch's direct convolution in f64, with every epilogue step and maps that
+tiles do not divide.
 """
+
+from dataclasses import dataclass, replace
+from functools import partial
+from math import sqrt
 
 import numpy as np
 import pytest
 
 from sdcomp.codegen.kernels.contraction import panel_vectors
-from sdcomp.codegen.kernels.epilogue import Step
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.targets import TARGETS, Target
-from sdcomp.codegen.weights import Panels, Vector
-from sdcomp.ir.ops import OPS
+from sdcomp.codegen.weights import Panels
 from sdcomp.ir.types import DType
-from tests.codegen.jit import Jit, runnable_targets
+from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal
+from tests.codegen.contractions import apply_step, convolve, kernel_step, packed_operand, step_operand
+
+GROWTH = {2: 1.5, 4: 2.5}
+"""How much F(m, 3) amplifies roundings, about: its transforms add and subtract numbers larger than the
+result.
+"""
 
 
-def _kernel(
-    target: Target, m: int, shape: tuple[int, int, int, int, int], steps: tuple[Step, ...]
-) -> WinogradConvolution:
-    batch, height, width, inputs, outputs = shape
-    vectors = panel_vectors(target, outputs, False)
-    return WinogradConvolution(
-        m=m, batches=batch, height=height, width=width, padded_height=-(-height // m) * m + 2,
-        padded_width=-(-width // m) * m + 2, stride=inputs, depth=inputs, columns=outputs, out_stride=outputs,
-        weight_dtype="f16", steps=steps, vectors=vectors, tile_rows=target.tile_rows(vectors), lanes=target.lanes,
-    ).tiled(target)  # fmt: skip
+@dataclass(frozen=True)
+class Shape:
+    """A 3x3 convolution with a border of 1; `blocks` are tile_block, panel_block and depth_block."""
+
+    m: int
+    height: int
+    width: int
+    depth: int
+    columns: int
+    batch: int = 1
+    dtype: str = "f16"
+    steps: tuple[str, ...] = ()
+    gap: int = 0
+    out_gap: int = 0
+    blocks: tuple[int, int, int] | None = None
+
+    def kernel(self, target: Target) -> WinogradConvolution:
+        vectors = panel_vectors(target, self.columns, False)
+        kernel = WinogradConvolution(
+            m=self.m, batches=self.batch, height=self.height, width=self.width,
+            padded_height=-(-self.height // self.m) * self.m + 2,
+            padded_width=-(-self.width // self.m) * self.m + 2,
+            stride=self.depth + self.gap, depth=self.depth, columns=self.columns,
+            out_stride=self.columns + self.out_gap, weight_dtype=self.dtype,
+            steps=tuple(kernel_step(step, self.columns) for step in self.steps), vectors=vectors,
+            tile_rows=target.tile_rows(vectors), lanes=target.lanes,
+        )  # fmt: skip
+        if self.blocks is None:
+            return kernel.tiled(target)
+        tiles, panels, depth = self.blocks
+        return replace(kernel, tile_block=tiles, panel_block=panels, depth_block=depth)
 
 
-@pytest.mark.parametrize("target", runnable_targets(), ids=lambda target: target.name)
-@pytest.mark.parametrize(
-    ("m", "shape"),
-    [(4, (1, 8, 8, 32, 64)), (4, (2, 13, 18, 48, 70)), (2, (1, 7, 6, 32, 40)), (4, (1, 36, 36, 64, 320))],
-)
-def test_against_direct_convolution(target: Target, m: int, shape: tuple[int, int, int, int, int]) -> None:
-    batch, height, width, inputs, outputs = shape
-    steps = (
-        Step("bias"),
-        Step("batch_vector", outputs),
-        Step("tensor", outputs, shared=batch > 1),
-        Step("silu"),
-    )
-    kernel = _kernel(target, m, shape, steps)
-    rng = np.random.default_rng(0)
-    x = np.zeros((batch, kernel.padded_height, kernel.padded_width, inputs), np.float32)
-    x[:, 1 : height + 1, 1 : width + 1] = rng.standard_normal((batch, height, width, inputs))
-    w = (rng.standard_normal((outputs, inputs, 3, 3)) / (9 * inputs) ** 0.5).astype(np.float16)
-    bias = rng.standard_normal(outputs).astype(np.float32)
-    vector = rng.standard_normal((batch, outputs)).astype(np.float32)
-    residual = rng.standard_normal((1, height, width, outputs)).astype(np.float32)
-    out = np.full((batch, height, width, outputs), np.nan, np.float32)
-    packed = [
-        Panels(kernel.panel_width, DType.F16, False).pack(w),
-        out,
-        Vector(kernel.panel_width, False).pack(bias),
+def build(shape: Shape, target: Target) -> Case:
+    """The bound is that of a direct convolution, amplified."""
+    kernel = shape.kernel(target)
+    x = random_normal(1, shape.batch, shape.height, shape.width, shape.depth)
+    below, beside = kernel.padded_height - shape.height - 1, kernel.padded_width - shape.width - 1
+    padded = np.pad(x, ((0, 0), (1, below), (1, beside), (0, 0)))
+    weights = random_normal(2, shape.columns, shape.depth, 3, 3) / sqrt(9 * shape.depth)
+    weights = weights.astype(DType(shape.dtype).numpy)
+    expected = convolve(padded[:, : shape.height + 2, : shape.width + 2], weights, 1)
+    extra = [step_operand(step, expected.shape, 3 + n) for n, step in enumerate(shape.steps)]
+    for step, operand in zip(shape.steps, extra, strict=True):
+        expected = apply_step(step, expected, operand)
+    packed = Panels(kernel.panel_width, DType(shape.dtype), False).pack(weights)
+    given = [
+        packed_operand(step, e, kernel.panel_width)
+        for step, e in zip(shape.steps, extra, strict=True)
+        if e is not None
     ]
-    arrays = [x, *packed, vector, residual]
-    order = list(reversed(range(kernel.tiles)))
-    Jit.of([kernel], target).run(kernel, [array.ctypes.data for array in arrays], order)
-    attributes = {"stride": 1, "padding": (0, 0, 0, 0)}
-    valid = x[:, : height + 2, : width + 2].astype(np.float64)
-    want = OPS["conv2d"].reference((valid, w.astype(np.float64)), attributes)
-    want = want + bias + vector[:, None, None] + residual
-    want = want / (1 + np.exp(-want))
-    assert np.linalg.norm(out - want) / np.linalg.norm(want) < 3e-6
+    bound = GROWTH[shape.m] * ROUNDING * (4 + sqrt(9 * shape.depth) / 3)
+    out = gapped(expected.numpy(), shape.columns + shape.out_gap)
+    return Case(kernel, [gapped(padded, shape.depth + shape.gap), packed, *given], 2, out, bound)
 
 
-def test_filters_are_never_transformed_as_a_whole() -> None:
+ALL = ("bias", "batch_vector", "shared", "silu")
+SHAPES = {
+    "one_tile": Shape(4, 4, 4, 16, 16),
+    "whole_tiles": Shape(4, 8, 8, 32, 64, steps=("bias",)),
+    "part_of_a_tile": Shape(4, 1, 3, 16, 5, dtype="f32"),
+    "odd_map": Shape(4, 13, 18, 48, 70, batch=2, steps=ALL, gap=16, out_gap=3),
+    "many_blocks": Shape(4, 9, 14, 48, 33, batch=2, steps=("bias", "tensor"), blocks=(5, 1, 16)),
+    "many_panels": Shape(4, 6, 6, 32, 200, dtype="f32", steps=ALL, blocks=(3, 2, 32)),
+    "deep": Shape(4, 8, 8, 320, 16),
+    "small_tiles": Shape(2, 7, 6, 32, 40, steps=("batch_vector_1", "gelu")),
+    "small_tiles_blocks": Shape(2, 5, 5, 48, 65, batch=2, steps=ALL, blocks=(7, 1, 32), gap=4),
+}
+BUILDS = {name: partial(build, shape) for name, shape in SHAPES.items()}
+
+
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest) -> Compiled:
+    return Compiled.once(BUILDS, request.param)
+
+
+@isa
+@pytest.mark.parametrize("name", BUILDS)
+def test_winograd(compiled: Compiled, name: str) -> None:
+    compiled.check(name)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_filters_are_never_transformed_as_a_whole(target: Target) -> None:
     """Scratch holds a few blocks of channels, not 36/9 of the weights."""
-    for target in TARGETS.values():
-        kernel = _kernel(target, 4, (1, 16, 16, 1280, 1280), ())
-        assert kernel.scratch_bytes(target) < 4 * kernel.planes * kernel.depth * kernel.columns / 50
+    kernel = Shape(4, 16, 16, 1280, 1280).kernel(target)
+    assert kernel.scratch_bytes(target) < 4 * kernel.planes * kernel.depth * kernel.columns / 50

@@ -28,9 +28,13 @@ def stored_weight(node: Node) -> Array:
 
 
 def errors(
-    graphs: Sequence[Graph], inputs: Mapping[str, Array], weights: WeightReader = stored_weight, policy: str = "f32"
+    graphs: Sequence[Graph],
+    inputs: Mapping[str, Array],
+    weights: WeightReader = stored_weight,
+    policy: str = "f32",
 ) -> dict[str, float]:
-    """The relative error of every output of the compiled graphs, in order, handing on state as an artifact does.
+    """The relative error of every output of the compiled graphs, in order, handing on state as an artifact
+    does.
 
     With the policy f16 the interpreter gets matrices rounded as they are stored.
     """
@@ -49,9 +53,13 @@ def compiled(
     return run_programs([fuse.lower(graph) for graph in graphs], fuse.target, inputs, weights)
 
 
-def reference(graphs: Sequence[Graph], inputs: Mapping[str, Array], weights: WeightReader) -> dict[str, Array]:
+def reference(
+    graphs: Sequence[Graph], inputs: Mapping[str, Array], weights: WeightReader
+) -> dict[str, Array]:
     """All outputs in f64; state that one graph leaves is an input of the next ones."""
-    known = {name: value if value.dtype.kind == "i" else value.astype(np.float64) for name, value in inputs.items()}
+    known = {
+        name: value if value.dtype.kind == "i" else value.astype(np.float64) for name, value in inputs.items()
+    }
     outputs: dict[str, Array] = {}
     for graph in graphs:
         made = interpret(graph, {n.text("name"): known[n.text("name")] for n in graph.inputs()}, weights)

@@ -1,4 +1,6 @@
-"""Whole small networks: compiled programs against the interpreter in f64, before and after the passes of a build."""
+"""Whole small networks: compiled programs against the interpreter in f64, before and after the passes of a
+build.
+"""
 
 from collections.abc import Mapping
 
@@ -14,7 +16,9 @@ from tests.differential.compare import compiled, reference, rounded_matrices
 from tests.passes.graphs import error
 
 TINY = small_config(
-    unet={"res_blocks": 1}, text={"layers": 1, "vocabulary": 64}, vae={"encoder_res_blocks": 1, "decoder_res_blocks": 1}
+    unet={"res_blocks": 1},
+    text={"layers": 1, "vocabulary": 64},
+    vae={"encoder_res_blocks": 1, "decoder_res_blocks": 1},
 )
 SIZE = (32, 32)
 
@@ -36,10 +40,12 @@ class Network:
 
     def compiled(self, policy: str) -> dict[str, Array]:
         """After the passes of a build."""
-        return compiled(list(optimise(Module((self.graph,)), resolve("native"))), self.inputs, self.read, policy)
+        return compiled(
+            list(optimise(Module((self.graph,)), resolve("native"))), self.inputs, self.read, policy
+        )
 
     def error(self, found: Mapping[str, Array], rounded: bool = False) -> float:
-        """Distance from the network as it was lowered, in f64; optionally with its matrices rounded to f16."""
+        """Distance from the network as it was lowered, in f64; or from one with matrices rounded to f16."""
         matrices = rounded_matrices([self.graph]) if rounded else set()
 
         def read(node: Node) -> Array:

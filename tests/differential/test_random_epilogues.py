@@ -1,7 +1,8 @@
-"""Random chains behind a product: sums of every shape that broadcasts, activations, and reshapes between them.
+"""Random chains behind a product: sums of every shape that broadcasts, activations, and reshapes between
+them.
 
-The fused epilogue reads its operands by the rows and samples of the product, which a reshape changes: whatever is swallowed
-must still be the sum that the graph means.
+The fused epilogue reads its operands by the rows and samples of the product, which a reshape changes:
+whatever is swallowed must still be the sum that the graph means.
 """
 
 from dataclasses import dataclass

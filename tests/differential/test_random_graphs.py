@@ -56,8 +56,8 @@ def _in_onnxruntime(graph: Graph, folder: Path) -> dict[str, Array]:
 
 
 def _compiled(graph: Graph) -> dict[str, Array]:
-    module = run_pipeline(pipeline(PipelineOptions()), Module((graph,)))
     fuse = FuseKernels(resolve("native"), "f32")
+    module = run_pipeline(pipeline(PipelineOptions(lanes=fuse.target.lanes)), Module((graph,)))
     programs = [fuse.lower(part) for part in module]
     return run_programs(programs, fuse.target, random_inputs(graph), read_weight)
 

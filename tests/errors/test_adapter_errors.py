@@ -321,31 +321,30 @@ MANY = 100_000
 
 def test_very_many_modules_are_refused_soon(tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
-    save_file({f"m{index}.alpha": ones() for index in range(50_000)} | lokr("m0"), path)
-    start = time.monotonic()
-    with pytest.raises(AdapterError, match="'m1': has alpha but no factors"):
+    write_sparse(path, {f"module{index}.alpha": [] for index in range(MANY)})
+    start = time.process_time()
+    with pytest.raises(AdapterError, match=f"adapts {MANY} modules, at most 20000 are read"):
         open_adapter(path)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
-@pytest.mark.parametrize("suffix", ["diff", "lokr_w9"])
-def test_very_many_tensors_end_soon(suffix: str, tmp_path: Path) -> None:
+def test_very_many_unknown_tensors_are_refused_soon(tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
-    write_sparse(path, {f"module{index}.{suffix}": [1] for index in range(MANY)})
-    message = f"{MANY} (of {MANY} modules|tensors) are not|no tensor of it belongs to an adapter"
-    start = time.monotonic()
-    with pytest.raises(AdapterError, match=message), open_adapter(path) as adapter:
-        match([adapter], SMALL)
-    assert time.monotonic() - start < 5
-
-
-def test_a_million_tensors_are_refused_by_their_header(tmp_path: Path) -> None:
-    path = tmp_path / "adapter.safetensors"
-    write_sparse(path, {f"m{index}.diff": [1] for index in range(10 * MANY)})
-    start = time.monotonic()
-    with pytest.raises(LoadError, match="its header claims .* bytes, at most"):
+    names = [f"module{index}.lokr_w9" for index in range(MANY)]
+    write_sparse(path, {**{name: [1] for name in names}, f"{Q}.diff": [32, 32]})
+    start = time.process_time()
+    with pytest.raises(AdapterError, match=f"{MANY} tensors are not part of any known adapter format"):
         open_adapter(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 5
+
+
+def test_header_of_a_million_tensors_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    with path.open("wb") as file:
+        file.write((80 * 10 * MANY).to_bytes(8, "little"))
+        file.truncate(1 << 30)
+    with pytest.raises(LoadError, match=r"its header claims 80000000 bytes, at most"):
+        open_adapter(path)
 
 
 def test_factors_larger_than_memory_are_refused_unread(tmp_path: Path) -> None:

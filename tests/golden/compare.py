@@ -1,4 +1,4 @@
-"""Golden files: what a test found last time, reviewed as text, and rewritten with `pytest --update-golden`."""
+"""Golden files: what a test found last time, reviewed as text, rewritten by `pytest --update-golden`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -157,7 +157,9 @@ def test_cast_rounds_to_nearest_even() -> None:
 @pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
 def test_norm(axes: tuple[int, ...]) -> None:
     x = draw(3, 4, 5)
-    assert error(run("norm", x, axes=axes), torch.linalg.vector_norm(tensor(x), dim=axes, keepdim=True)) <= BOUND
+    assert (
+        error(run("norm", x, axes=axes), torch.linalg.vector_norm(tensor(x), dim=axes, keepdim=True)) <= BOUND
+    )
 
 
 def test_norm_of_large_f32_values() -> None:

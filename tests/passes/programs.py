@@ -38,8 +38,9 @@ def program(*calls: Call) -> Program:
 
 
 def before(program: Program) -> list[set[int]]:
-    """For every call the calls that must be finished before it starts: it reads, directly or not, what they wrote; or a call
-    that writes another part of the same buffer does, and they come earlier in the program."""
+    """For every call the calls that must be finished before it starts: it reads, directly or not, what they
+    wrote; or a call that writes another part of the same buffer does, and they come earlier in the program.
+    """
     direct: list[set[int]] = []
     for number, made in enumerate(program.calls):
         direct.append({n for n in range(number) if program.calls[n].writes in made.reads})

@@ -1,4 +1,6 @@
-"""fuse_kernels: which nodes become one kernel, where values lie, and that the compiled program computes the graph."""
+"""fuse_kernels: which nodes become one kernel, where values lie, and that the compiled program computes the
+graph.
+"""
 
 import pytest
 
@@ -155,7 +157,9 @@ def test_upsampling_takes_padding() -> None:
 
 
 def test_a_tree_of_pointwise_operations_is_one_kernel() -> None:
-    y = build("mul", build("silu", build("add", X, weight("w", (8,)))), build("tanh", build("mul", X, number(0.5))))
+    y = build(
+        "mul", build("silu", build("add", X, weight("w", (8,)))), build("tanh", build("mul", X, number(0.5)))
+    )
     assert kinds(lower(y=y)) == ["pointwise"]
     check_outputs(y=y)
 
@@ -197,10 +201,14 @@ def test_reshape_and_slices_of_columns_are_views() -> None:
     """No kernel moves them: the products read the columns in place."""
     wide = linear(X, 16)
     parts = [build("slice", wide, axis=2, start=start, stop=start + 8) for start in (0, 8)]
-    y = build("add", linear(parts[0], name="a"), linear(build("reshape", parts[1], shape=(2, 5, 8)), name="b"))
+    y = build(
+        "add", linear(parts[0], name="a"), linear(build("reshape", parts[1], shape=(2, 5, 8)), name="b")
+    )
     program = lower(y=y)
     assert kinds(program) == ["contraction"] * 3
-    offsets = {call.operands[0].offset for call in program.calls if call.operands[0].buffer.space is Space.ARENA}
+    offsets = {
+        call.operands[0].offset for call in program.calls if call.operands[0].buffer.space is Space.ARENA
+    }
     assert offsets == {0, 8 * 4}
     check_outputs(y=y)
 
@@ -254,7 +262,9 @@ def test_concatenation_writes_parts_of_one_buffer() -> None:
 
 
 def test_every_value_is_written_before_it_is_read() -> None:
-    program = lower(y=build("add", geglu(linear(X, 8), 6), linear(X)), z=build("softmax", linear(X, name="z")))
+    program = lower(
+        y=build("add", geglu(linear(X, 8), 6), linear(X)), z=build("softmax", linear(X, name="z"))
+    )
     written = set()
     for call in program.calls:
         unwritten = [b for b in call.reads if b.space in (Space.ARENA, Space.OUTPUT) and b not in written]
@@ -342,7 +352,9 @@ REFUSED = {
     "group_gamma_at_run_time": (
         {"y": build("group_norm", X, GAMMA, weight("b", (8,)), groups=2, eps=1e-5)}, "group_norm",
     ),
-    "table_at_run_time": ({"y": build("gather", source("t", (5, 8)), source("i", (2,), dtype="i32"))}, "gather"),
+    "table_at_run_time": (
+        {"y": build("gather", source("t", (5, 8)), source("i", (2,), dtype="i32"))}, "gather",
+    ),
 }  # fmt: skip
 
 

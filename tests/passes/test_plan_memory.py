@@ -1,6 +1,6 @@
 """plan_memory: no two buffers that may live at the same time share memory, and the arena is not wasteful."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -24,8 +24,9 @@ def plan(made: Program) -> MemoryPlan:
 
 
 def check(made: Program) -> MemoryPlan:
-    """Brute force: for every pair of buffers that share a byte, all calls on one are certainly finished before any on the
-    other starts."""
+    """Brute force: for every pair of buffers that share a byte, all calls on one are certainly finished
+    before any on the other starts.
+    """
     found, earlier = plan(made), before(made)
     arena = {o.buffer for c in made.calls for o in c.operands if o.buffer.space is Space.ARENA}
     assert set(found.offsets) == arena
@@ -49,11 +50,13 @@ def test_live_buffers_never_overlap(made: Program) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(1, 2000), min_size=2, max_size=20))
 def test_chains_need_little_more_than_two_neighbours(sizes: list[int]) -> None:
-    """A kernel's input and output live together, so the largest sum of neighbours is a lower bound. Greedy by size is known to
-    come close to it: here it may lose a buffer that fits between two large ones, never more than half."""
+    """A kernel's input and output live together, so the largest sum of neighbours is a lower bound. Greedy
+    by size is known to come close to it: here it may lose a buffer that fits between two large ones, never
+    more than half.
+    """
     buffers = [Buffer(Space.ARENA, size) for size in sizes]
     made = program(*(call(b, a) for a, b in zip([INPUT, *buffers], buffers, strict=False)))
-    bound = max(aligned(a) + aligned(b) for a, b in zip(sizes, sizes[1:], strict=False))
+    bound = max(aligned(a) + aligned(b) for a, b in pairwise(sizes))
     found = check(made)
     assert bound <= found.bytes <= 1.5 * bound
 
@@ -114,7 +117,9 @@ def test_full_size_peaks(full_size: list[Program], golden: Golden) -> None:
 
 
 def test_full_size_arenas_cost_little_for_parallelism(full_size: list[Program]) -> None:
-    """Kernels one after the other need at least what lives at the same time; freedom to overlap may cost 40 percent of that."""
+    """Kernels one after the other need at least what lives at the same time; freedom to overlap may cost 40
+    percent of that.
+    """
     for made in full_size:
         assert plan(made).bytes <= 1.4 * live_peak(made), made.name
 

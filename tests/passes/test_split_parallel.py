@@ -4,7 +4,7 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdcomp.codegen.plan import Buffer, Program, Space
+from sdcomp.codegen.plan import Buffer, Call, Program, Space
 from sdcomp.codegen.targets import TARGETS
 from sdcomp.ir.graph import Graph
 from sdcomp.ir.ops import build
@@ -51,15 +51,21 @@ def test_a_chain_has_no_edges_that_follow_from_others() -> None:
 def test_reader_waits_for_every_writer_of_a_part() -> None:
     """The parts of a concatenation are unordered among themselves."""
     source_, whole, out = arena(3)
-    schedule = split_parallel(program(call(source_, INPUT), call(whole, source_), call(whole, source_), call(out, whole)))
+    schedule = split_parallel(
+        program(call(source_, INPUT), call(whole, source_), call(whole, source_), call(out, whole))
+    )
     assert edges(schedule) == {(0, 1), (0, 2), (1, 3), (2, 3)}
 
 
 def test_early_parts_wait_for_late_ones() -> None:
-    """The part that a skip connection brings starts with the part that comes last, so that their buffer is not taken early."""
+    """The part that a skip connection brings starts with the part that comes last, so that their buffer is
+    not taken early.
+    """
     skip, middle, late, whole = arena(4)
     schedule = split_parallel(
-        program(call(skip, INPUT), call(middle, skip), call(late, middle), call(whole, late), call(whole, skip))
+        program(
+            call(skip, INPUT), call(middle, skip), call(late, middle), call(whole, late), call(whole, skip)
+        )
     )
     assert edges(schedule) == {(0, 1), (1, 2), (2, 3), (2, 4)}
 
@@ -73,14 +79,22 @@ def test_inputs_and_weights_order_nothing() -> None:
 def test_state_and_outputs_order_like_any_buffer() -> None:
     state, out = Buffer(Space.STATE, 64, "s"), Buffer(Space.OUTPUT, 64, "y")
     (a,) = arena(1)
-    assert edges(split_parallel(program(call(state, INPUT), call(out, state), call(a, out)))) == {(0, 1), (1, 2)}
+    assert edges(split_parallel(program(call(state, INPUT), call(out, state), call(a, out)))) == {
+        (0, 1),
+        (1, 2),
+    }
 
 
 def test_most_urgent_successor_first() -> None:
     """Urgency is the cost of the way to the end: a cheap kernel before a long chain goes first."""
     root, cheap, dear, end = arena(4)
     schedule = split_parallel(
-        program(call(root, INPUT), call(dear, root, cost=50), call(cheap, root, cost=1), call(end, cheap, cost=100))
+        program(
+            call(root, INPUT),
+            call(dear, root, cost=50),
+            call(cheap, root, cost=1),
+            call(end, cheap, cost=100),
+        )
     )
     assert schedule.successors(0) == [2, 1]
     assert schedule.graph.nodes[0]["urgency"] == 1 + 1 + 100
@@ -90,7 +104,7 @@ def test_most_urgent_successor_first() -> None:
 def programs(draw: st.DrawFn) -> Program:
     """Calls that read up to three earlier buffers; some write a part of a buffer that exists already."""
     buffers: list[Buffer] = []
-    calls = []
+    calls: list[Call] = []
     for _ in range(draw(st.integers(1, 14))):
         reads = draw(st.lists(st.sampled_from(buffers), max_size=3, unique=True)) if buffers else []
         unread = [b for b in buffers if b not in reads and not any(b in c.reads for c in calls)]
@@ -106,7 +120,9 @@ def programs(draw: st.DrawFn) -> Program:
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(programs())
 def test_order_is_exactly_what_buffers_demand(made: Program) -> None:
-    """The same order as all dependencies together, by the fewest edges, and consistent with the order of calls."""
+    """The same order as all dependencies together, by the fewest edges, and consistent with the order of
+    calls.
+    """
     schedule = split_parallel(made)
     earlier = before(made)
     graph = nx.DiGraph(edges(schedule))
@@ -117,4 +133,6 @@ def test_order_is_exactly_what_buffers_demand(made: Program) -> None:
         graph.remove_edge(a, b)
         assert not nx.has_path(graph, a, b)
         graph.add_edge(a, b)
-    assert [schedule.dependencies(n) for n in range(len(made.calls))] == [graph.in_degree(n) for n in range(len(made.calls))]
+    assert [schedule.dependencies(n) for n in range(len(made.calls))] == [
+        graph.in_degree(n) for n in range(len(made.calls))
+    ]

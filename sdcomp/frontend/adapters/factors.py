@@ -68,9 +68,8 @@ def check_complete(group: Group, needed: tuple[str, ...]) -> None:
     """Raises AdapterError where a tensor is missing."""
     missing = [suffix for suffix in needed if suffix not in group.factors]
     if missing:
-        raise group.error(
-            f"has {', '.join(group.factors)} but no {' and no '.join(missing)}; the file is incomplete"
-        )
+        found = ", ".join((*group.factors, *group.scalars))
+        raise group.error(f"has {found} but no {' and no '.join(missing)}; the file is incomplete")
 
 
 def fitted(group: Group, delta: Node, shape: Shape) -> Node:

@@ -25,8 +25,6 @@ OUTPUT, INPUT = 0, 1
 
 def ia3_weight(group: Group, file: str, weight: Node, strength: float) -> Node:
     """W'. Raises AdapterError where there is not one scale per channel."""
-    if ON_INPUT not in group.scalars:
-        raise group.error(f"has {WEIGHT} but no {ON_INPUT}; the file is incomplete")
     check_complete(group, (WEIGHT,))
     axis = INPUT if group.scalars[ON_INPUT] else OUTPUT
     _check(group, WEIGHT, weight.shape, axis)

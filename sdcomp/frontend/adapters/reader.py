@@ -29,6 +29,9 @@ from sdcomp.ir.types import DType, TensorType
 TRAINING = "._lycoris_"
 """Marks keys that LyCORIS 4 writes to resume training; the factors beside them have `scalar` folded in."""
 
+MAX_MODULES = 20_000
+"""The largest known adapters, of models larger than any read here, have a few thousand."""
+
 _LISTED = 10
 _FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 
@@ -70,7 +73,8 @@ def open_adapter(path: Path | str, strength: float = 1.0, te_strength: float | N
     """Opens an adapter, its tensors grouped by module. `te_strength` is the text encoder's, else `strength`.
 
     Raises LoadError for a damaged file, AdapterError for tensors that belong to no known format, for a module
-    of two algorithms, for an empty tensor, and for a strength that is not finite.
+    of two algorithms, for an empty tensor, for more modules than any adapter has, and for a strength that is
+    not finite.
     """
     strengths = strength, strength if te_strength is None else te_strength
     if not all(map(isfinite, strengths)):
@@ -108,6 +112,8 @@ def _modules(file: SafetensorsFile) -> dict[str, dict[str, TensorEntry]]:
             raise AdapterError(f"{file.path}: {quoted(key)}: is the same tensor as {quoted(other.name)}")
     if not modules:
         raise AdapterError(f"{file.path}: no tensor of it belongs to an adapter; is it a checkpoint?")
+    if len(modules) > MAX_MODULES:
+        raise AdapterError(f"{file.path}: adapts {len(modules)} modules, at most {MAX_MODULES} are read")
     if unknown:
         count = f"{len(unknown)} tensors are not part of any known adapter format"
         raise AdapterError(f"{file.path}: {count}: {listed(unknown)}")
