@@ -169,14 +169,10 @@ def test_manifest(small_built: Built, tmp_path: Path) -> None:
         assert model.library.threads == 1
 
 
-def test_weights_are_stored_as_asked(small_built: Built, tmp_path: Path) -> None:
-    """What `auto` keeps of a float16 checkpoint is what `f16` keeps, and takes less room than `f32`."""
-    stored = [
-        build(small_built, tmp_path / f"{policy}.so", weights=policy)["weights_bytes"]
-        for policy in ("auto", "f16", "f32")
-    ]
-    assert stored[0] == stored[1] == small_built.manifest["weights_bytes"]
-    assert stored[2] > stored[1]
+def test_float16_stays_as_it_is(small_built: Built, tmp_path: Path) -> None:
+    manifest = build(small_built, tmp_path / "model.so", weights="f16")
+    assert manifest["weights_bytes"] == small_built.manifest["weights_bytes"]
+    np.testing.assert_array_equal(decoded(tmp_path / "model.so"), decoded(small_built.path))
 
 
 def test_a_size_given_twice_is_built_once(small_built: Built, tmp_path: Path) -> None:

@@ -75,8 +75,9 @@ class PackedWeight:
         shape, layout = self.node.shape, self.layout
         if isinstance(layout, Rows):
             return self.node.type.elements * layout.dtype.bytes
-        whole = -(-shape[0] // layout.width) * layout.width
-        per_column = self.node.type.elements // shape[0]
+        columns = self.node.type.elements if isinstance(layout, Vector) else shape[0]
+        whole = -(-columns // layout.width) * layout.width
+        per_column = self.node.type.elements // columns
         return whole * per_column * (layout.dtype.bytes if isinstance(layout, Panels) else DType.F32.bytes)
 
 

@@ -44,10 +44,10 @@ def pipeline(options: PipelineOptions) -> list[Pass]:
         SplitRates(),  # one program per prompt, per step, per evaluation
         ShareCfgPrefix(),  # both guidance rows at once, until they differ
         # Folding nearest-neighbour upsampling into the convolution behind it enters here.
+        RewriteWinograd(options.lanes),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
         EliminateCommon(),  # one node per value, over all programs and sizes
         EliminateDead(),  # carried values that nobody reads
         FoldConstants(),  # constants evaluated, nodes that do nothing dropped
-        RewriteWinograd(options.lanes),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
         ExposePadding(),  # what is left of convolution reads maps that have their border
     ]
 

@@ -1,6 +1,7 @@
 """The C interface of an artifact for ctypes: structures and prototypes of `native/sdcomp.h`, and loading."""
 
 import ctypes
+import platform
 from ctypes import POINTER, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def _check_image(path: Path) -> Path:
     return payload_path
 
 
+_ELF_MACHINES = {3: "x86", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+"""e_machine of an ELF header to the name that `platform.machine` gives."""
+
+
+def _check_machine(path: Path) -> None:
+    """Refuses an ELF file for another kind of processor, which the loader would only call missing."""
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if not header.startswith(b"\x7fELF") or len(header) < 20:
+        return
+    machine = _ELF_MACHINES.get(int.from_bytes(header[18:20], "little"), "another processor")
+    host = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine())
+    if machine != host:
+        raise ArtifactError(f"{path}: was built for {machine}, but this is {host}; build it for this machine")
+
+
 def load(path: Path) -> tuple[ctypes.CDLL, Path]:
     """Loads an artifact, given by its absolute path; returns it and the file that holds its payload.
 
@@ -140,6 +157,7 @@ def load(path: Path) -> tuple[ctypes.CDLL, Path]:
     artifacts can be open at once. Raises `ArtifactError`.
     """
     _check_magic(path)
+    _check_machine(path)
     payload_path = _check_image(path)
     try:
         native = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)

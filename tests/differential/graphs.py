@@ -138,8 +138,10 @@ def _linear(b: _Builder, x: Node) -> None:
 
 
 def _group_norm(b: _Builder, x: Node) -> None:
+    """Not of single elements: their variance is 0, and what is left of x minus its mean is rounding."""
     channels = x.shape[-1]
-    groups = b.choice([g for g in (1, 2, 4) if channels % g == 0])
+    single = x.shape[1] * x.shape[2] == 1 and channels == 4
+    groups = 1 if single else b.choice([g for g in (1, 2, 4) if channels % g == 0])
     b.keep(build("group_norm", x, b.weight(channels), b.weight(channels), groups=groups, eps=1e-5))
 
 

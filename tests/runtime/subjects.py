@@ -18,6 +18,8 @@ class Subject:
     lokr: dict[str, Any] = field(default_factory=dict)
 
 
+TWO_SIZES = "one level, two sizes"
+
 SUBJECTS = {
     "two levels": Subject(
         Networks(
@@ -26,12 +28,12 @@ SUBJECTS = {
         ),
         ((64, 64),),
     ),
-    "three levels, linear projection": Subject(
+    "linear projection": Subject(
         Networks(
             unet={
-                "channel_mult": (1, 2, 3),
-                "res_blocks": 1,
-                "transformer_depth": (0, 2, 1),
+                "channel_mult": (1, 3),
+                "res_blocks": 2,
+                "transformer_depth": (2, 0),
                 "linear_projection": True,
                 "heads": None,
                 "head_channels": 16,
@@ -43,9 +45,7 @@ SUBJECTS = {
         ((24, 16),),
         {"use_tucker": True},
     ),
-    "one level, two sizes": Subject(
-        TINY, ((32, 32), (48, 32)), {"decompose_both": True, "factor": 8, "network_dim": 1}
-    ),
+    TWO_SIZES: Subject(TINY, ((32, 32), (48, 32)), {"decompose_both": True, "factor": 8, "network_dim": 1}),
 }
 
 

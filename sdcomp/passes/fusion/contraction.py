@@ -32,7 +32,7 @@ class _Chain:
 def match(root: Node, context: Context) -> Group | None:
     """The largest chain of epilogue steps that ends in `root` and starts at a contraction."""
     chain = _gated(root, context) or _chain(root, root, context)
-    if chain is None:
+    if chain is None or _weight(chain.anchor) not in context.constants:
         return None
     values = [node for _, node in chain.steps if node is not None and node not in context.constants]
     return Group(root, (_source(chain.anchor), *values), lambda lowering: _lower(root, chain, lowering))
@@ -41,6 +41,11 @@ def match(root: Node, context: Context) -> Group | None:
 def _source(anchor: Node) -> Node:
     """The map or matrix that the contraction reads: for Winograd stages what the input transform reads."""
     return _stages(anchor)[0] if anchor.op == "winograd_output" else anchor.operands[0]
+
+
+def _weight(anchor: Node) -> Node:
+    """The matrix or filters, as they are stored."""
+    return _stages(anchor)[1] if anchor.op == "winograd_output" else anchor.operands[1]
 
 
 def _stages(anchor: Node) -> tuple[Node, Node]:
@@ -103,7 +108,7 @@ def _added(node: Node, root: Node, context: Context) -> _Chain | None:
     ):
         kind = _added_kind(node, inner, other, context)
         chain = _chain(inner, root, context) if kind and inner not in context.constants else None
-        if chain is not None:
+        if chain is not None and _same_samples(node, other, chain.anchor):
             return _extend(chain, kind or "", other)
     return None
 
@@ -115,17 +120,33 @@ def _added_kind(node: Node, inner: Node, other: Node, context: Context) -> str |
         return None
     if other in context.constants:
         return "bias" if prod(shape) == columns else None
-    if len(shape) >= 3 and prod(shape[1:]) == columns and shape[0] in (1, node.shape[0]):
-        return "tensor" if prod(node.shape[1:]) == columns else "batch_vector"
-    same_rows = shape[1:] == node.shape[1:] and shape[0] in (1, node.shape[0])
-    return "tensor" if len(shape) == len(node.shape) and same_rows else None
+    if prod(shape) == columns:
+        return "batch_vector"
+    if prod(shape) == node.type.elements:
+        return "tensor"
+    if len(shape) != len(node.shape):
+        return None
+    if shape[0] == node.shape[0] and prod(shape[1:]) == columns:
+        return "batch_vector"
+    return "tensor" if shape == (1, *node.shape[1:]) else None
+
+
+def _same_samples(node: Node, other: Node, anchor: Node) -> bool:
+    """Whether the epilogue can tell which part of `other` a row reads.
+
+    An operand that is repeated over samples, or over the rows of each, goes by the kernel's samples: those of
+    the product, which a reshape before the sum may have cut otherwise.
+    """
+    if prod(other.shape) in (node.shape[-1], node.type.elements):
+        return True
+    return node.shape[0] == (anchor.shape[0] if len(anchor.shape) > 2 else 1)
 
 
 def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     anchor = chain.anchor
     is_winograd = anchor.op == "winograd_output"
     x = lowering.view(_source(anchor))
-    weight = _stages(anchor)[1] if is_winograd else anchor.operands[1]
+    weight = _weight(anchor)
     columns = anchor.shape[-1]
     vectors = panel_vectors(lowering.target, columns, chain.gated)
     width, dtype = vectors * lowering.target.lanes, lowering.matrix_dtype(weight)
@@ -186,9 +207,9 @@ def _steps(
             operands.append(lowering.weight(node, Vector(width, chain.gated)))
         else:
             view = lowering.view(node)
-            single = view.shape[0] == 1 and anchor.shape[0] > 1
-            stride = 0 if kind == "batch_vector" and view.shape[0] == 1 else view.stride
-            steps.append(Step(kind, stride, shared=kind == "tensor" and single))
+            stride = 0 if view.type.elements == anchor.shape[-1] else view.stride
+            shared = kind == "tensor" and view.type.elements < anchor.type.elements
+            steps.append(Step(kind, stride, shared=shared))
             operands.append(view)
     return tuple(steps), operands
 

@@ -135,7 +135,7 @@ class Lowering:
 
     def copy(self, source: View, out: View, label: str) -> None:
         """Element by element, for views of one shape."""
-        kernel = StridedCopy(source.shape, source.strides, out.strides)
+        kernel = StridedCopy(source.shape or (1,), source.strides or (1,), out.strides or (1,))
         self.call(kernel, [source, out], 1, label)
 
     def compact(self, view: View, label: str) -> View:

@@ -18,7 +18,7 @@ def match(root: Node, context: Context) -> Group | None:
     ):
         inner = root.operands[0]
         return Group(root, inner.operands, lambda lowering: _lower_resample(root, inner, lowering))
-    if root.op == "gather":
+    if root.op == "gather" and root.operands[0] in context.constants:
         return Group(root, root.operands[1:], lambda lowering: _lower_gather(root, lowering))
     lower = _LOWER.get(root.op)
     return None if lower is None else Group(root, root.operands, lambda lowering: lower(root, lowering))

@@ -15,7 +15,7 @@ _NO_PADDING = (0, 0, 0, 0)
 
 
 def match(root: Node, context: Context) -> Group | None:
-    if root.op in ("layer_norm", "softmax"):
+    if root.op in ("layer_norm", "softmax") and context.constants.issuperset(root.operands[1:]):
         lower = _lower_layer_norm if root.op == "layer_norm" else _lower_softmax
         return Group(root, root.operands[:1], lambda lowering: lower(root, lowering))
     node, padding, activation = root, _NO_PADDING, None
@@ -24,7 +24,7 @@ def match(root: Node, context: Context) -> Group | None:
         node, padding = node.operands[0], (top, left, bottom, right)
     if node.op in ("silu", "gelu", "quick_gelu") and context.is_private(node.operands[0]):
         node, activation = node.operands[0], node.op
-    if node.op != "group_norm":
+    if node.op != "group_norm" or not context.constants.issuperset(node.operands[1:]):
         return None
     norm = node
     return Group(
