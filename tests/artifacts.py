@@ -54,12 +54,13 @@ class KernelCache:
     """Compiles only what was not compiled before: LLVM takes most of a build; equal text gives equal code."""
 
     def __init__(self) -> None:
-        from sdcomp.codegen import module
+        from sdcomp.codegen.compile import emit_object
+        from sdcomp.codegen.module import emit_objects
 
         self._objects: dict[tuple[str, Target], bytes] = {}
         self._sets: dict[tuple[tuple[tuple[Kernel, str], ...], Target], list[bytes]] = {}
-        self._emit_object = module.emit_object
-        self._emit_objects = module.emit_objects
+        self._emit_object = emit_object
+        self._emit_objects = emit_objects
 
     def emit_object(self, llvm_module: Any, target: "Target") -> bytes:
         key = (str(llvm_module), target)

@@ -116,10 +116,10 @@ def flip_a_byte(weights: Path) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-SPLIT_DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+SPLIT_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "left behind": (Path.unlink, r"model\.so: carries no weights payload .* none in .*model\.so\.weights"),
     "truncated": (truncate, r"model\.so"),
-    "empty": (lambda weights: weights.write_bytes(b"") and None, r"model\.so: carries no weights payload"),
+    "empty": (lambda weights: weights.write_bytes(b""), r"model\.so: carries no weights payload"),
     "damaged": (flip_a_byte, r"model\.so.* are damaged"),
 }
 

@@ -16,7 +16,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("command", ["", "build", "run", "inspect", "opt", "demo"])
+@pytest.mark.parametrize("command", ["", "build", "run", "inspect", "opt", "demo", "export", "compare"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
     probe = PROBE.format(modules=set(HEAVY))

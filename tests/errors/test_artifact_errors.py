@@ -116,7 +116,7 @@ def test_artifact_for_a_cpu_with_more_features(
     """A target that needs what no CPU has, but whose kernels are those of this machine."""
     native = resolve("native")
     future = replace(native, features=(*native.features, "avx9000"))
-    emit = assembly.emit_objects
+    emit: Callable[..., list[bytes]] = vars(assembly)["emit_objects"]
 
     def emit_for_this_machine(symbols: dict[Kernel, str], target: Target) -> list[bytes]:
         assert target is future

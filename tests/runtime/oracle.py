@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from lycoris.kohya import create_network
+from diffusers import AutoencoderKL
+from lycoris.kohya import create_network  # type: ignore[import-untyped]
 from safetensors.numpy import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -36,9 +36,9 @@ DELTA_GAIN = 0.5
 class Oracle:
     """Torch models in float32 with a checkpoint's weights. Arrays go in and out as `Model` has them."""
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text: CLIPTextModel
+    unet: Any
+    vae: Any
+    text: Any
     scaling_factor: float
 
     def hidden_states(self, ids: Array) -> Array:
@@ -93,7 +93,7 @@ def lokr_difference(factors: dict[str, Array], shape: tuple[int, ...]) -> Array:
 def make_oracle(config: ModelConfig, checkpoint: Path) -> Oracle:
     """The models with the weights of a checkpoint in CompVis' layout."""
     tensors = {name: torch.from_numpy(values).float() for name, values in load_file(checkpoint).items()}
-    unet = test_unet.oracle_model(config.unet)
+    unet: Any = test_unet.oracle_model(config.unet)
     _fill(unet, config.unet.prefix, test_unet.translator(config.unet), tensors)
     vae = _vae_model(config.vae)
     _fill(vae, config.vae.prefix, test_vae.translator(config.vae), tensors)
@@ -143,9 +143,9 @@ def _fill(model: torch.nn.Module, prefix: str, translate: Any, tensors: dict[str
     assert all(name.startswith(ENCODER) for name in missing), missing
 
 
-def _vae_model(config: VaeConfig) -> AutoencoderKL:
+def _vae_model(config: VaeConfig) -> Any:
     levels = len(config.channel_mult)
-    return AutoencoderKL(
+    return AutoencoderKL(  # type: ignore[no-untyped-call]
         block_out_channels=[config.channels * multiplier for multiplier in config.channel_mult],
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
@@ -154,7 +154,7 @@ def _vae_model(config: VaeConfig) -> AutoencoderKL:
     )
 
 
-def _text_model(config: TextEncoderConfig) -> CLIPTextModel:
+def _text_model(config: TextEncoderConfig) -> Any:
     settings = CLIPTextConfig(
         vocab_size=config.vocabulary,
         hidden_size=config.width,

@@ -55,7 +55,7 @@ def random_inputs(program: ProgramInfo) -> dict[str, Array]:
 
 def run_everything(model: Pipeline) -> dict[str, bytes]:
     """The bits of every output of every program, run in the artifact's order in one context."""
-    found = {}
+    found: dict[str, bytes] = {}
     with model.library.context() as context:
         for name, program in model.library.programs.items():
             outputs = context.run(name, random_inputs(program))
@@ -96,7 +96,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
 
 
 def test_any_number_of_threads_gives_the_same_bits(small_artifact: Path) -> None:
-    found = {}
+    found: dict[int, dict[str, bytes]] = {}
     for threads in (1, 2, 3, 8):
         with sdcomp.load(small_artifact, threads=threads) as model:
             assert model.library.threads == threads
@@ -253,7 +253,11 @@ def test_wrong_inputs_are_explained(small_artifact: Path) -> None:
             (lambda: model.predict_noise(latents, 1, text[:, :76]), ExecutionError, r"\[1, 77, 64\]"),
             (lambda: model.predict_noise(latents, 1, text.repeat(2, 0)), ExecutionError, "1 latents need"),
             (lambda: model.predict_noise(latents, [1, 2], text), ExecutionError, "timestep: expected 1 or"),
-            (lambda: model.predict_noise(latents, np.zeros((1, 1)), text), ExecutionError, "timestep: exp"),
+            (
+                lambda: model.predict_noise(latents, np.zeros((1, 1), np.float32), text),
+                ExecutionError,
+                "timestep: exp",
+            ),
             (lambda: model.predict_noise(latents[:, :, :8], 1, text), UsageError, "size 32x8: this artifact"),
             (
                 lambda: model.decode(latents[:, :, :, :8]),
