@@ -20,27 +20,30 @@ def link(plan_source: str, objects: Sequence[bytes], target: Target, folder: Pat
 
     Raises LinkError with the tool's words.
     """
-    plan, exports, library = folder / "plan.c", folder / "exports.map", folder / "model.so"
-    plan.write_text(plan_source)
-    exports.write_text(_EXPORTS)
+    plan, exports, library = "plan.c", "exports.map", "model.so"
+    (folder / plan).write_text(plan_source)
+    (folder / exports).write_text(_EXPORTS)
     files = []
     for number, content in enumerate(objects):
-        files.append(folder / f"kernels_{number}.o")
-        files[-1].write_bytes(content)
-    sources = [str(path) for path in (plan, *runtime_sources(), *files)]
+        files.append(f"kernels_{number}.o")
+        (folder / files[-1]).write_bytes(content)
+    sources = [plan, *map(str, runtime_sources()), *files]
     flags = ["-target", _zig_triple(target), *COMPILE_FLAGS, f"-I{HEADER_DIRECTORY}", "-shared"]
     run_zig(
-        ["cc", *flags, f"-Wl,--version-script={exports}", "-o", str(library), *sources, "-lm", *LINK_FLAGS]
+        ["cc", *flags, f"-Wl,--version-script={exports}", "-o", library, *sources, "-lm", *LINK_FLAGS], folder
     )
-    return library
+    return folder / library
 
 
-def run_zig(arguments: Sequence[str]) -> None:
-    """`python -m ziglang` with these arguments. Raises LinkError with the last lines of what it said."""
+def run_zig(arguments: Sequence[str], folder: Path) -> None:
+    """`python -m ziglang` with these arguments, in `folder`, whose own name must not be among them:
+    zig and lld trip over commas, quotes and percent signs.
+
+    Raises LinkError with the last lines of what it said.
+    """
+    command = [sys.executable, "-m", "ziglang", *arguments]
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         raise LinkError(f"the C compiler of the ziglang package cannot be started: {error}") from None
     if done.returncode:

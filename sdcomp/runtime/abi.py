@@ -142,9 +142,9 @@ def _check_machine(path: Path) -> None:
         header = file.read(20)
     if not header.startswith(b"\x7fELF") or len(header) < 20:
         return
-    machine = _ELF_MACHINES.get(int.from_bytes(header[18:20], "little"), "another processor")
+    machine = _ELF_MACHINES.get(int.from_bytes(header[18:20], "little"))
     host = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine())
-    if machine != host:
+    if machine is not None and machine != host:
         raise ArtifactError(f"{path}: was built for {machine}, but this is {host}; build it for this machine")
 
 

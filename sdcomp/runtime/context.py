@@ -101,10 +101,7 @@ class Context:
             raise ExecutionError(f"program {program}: no input {unknown[0]!r}; {_describe_inputs(info)}")
         outputs = [aligned_empty(tensor.shape, tensor.dtype.numpy) for tensor in info.outputs]
         call = _Call(self._native, info, arrays, outputs, progress, self.cancel, trace is not None)
-        with self._turn:
-            handle = self._open_handle()
-            status = call_interruptibly(lambda: call.run(handle), self.cancel)
-        call.check(status, self._path)
+        call.check(call_interruptibly(lambda: self._run(call), self.cancel), self._path)
         if trace is not None:
             trace.extend(call.events())
         return {tensor.name: output for tensor, output in zip(info.outputs, outputs, strict=True)}
@@ -135,6 +132,11 @@ class Context:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _run(self, call: "_Call") -> int:
+        """The thread that computes holds the turn, so that memory outlives the run, whoever gave up on it."""
+        with self._turn:
+            return call.run(self._open_handle())
 
     def _find(self, program: str) -> ProgramInfo:
         if program not in self._programs:

@@ -50,6 +50,7 @@ def test_options_are_handed_on(
             "checkpoint": {"notes": []},
             "adapters": [],
             "unmatched_modules": ["lora_unet_x"],
+            "notes": [],
             "sizes": [],
             "target": "aarch64",
         }

@@ -133,8 +133,8 @@ def test_artifact_for_another_processor(tmp_path: Path) -> None:
     """The file's header says what it is for; the loader would only say that it cannot open the file."""
     header = bytearray(64)
     header[:6] = b"\x7fELF\x02\x01"
-    header[18:20] = (8).to_bytes(2, "little")
+    header[18:20] = (243).to_bytes(2, "little")
     path = tmp_path / "other.so"
     path.write_bytes(header)
-    with pytest.raises(ArtifactError, match=r"other\.so: was built for another processor, but this is"):
+    with pytest.raises(ArtifactError, match=r"other\.so: was built for riscv64, but this is"):
         sdcomp.load(path)
