@@ -151,7 +151,10 @@ class _Job:
         parts = [lower_networks(self.config, weights, size) for size in sizes]
         count = len(parts[0])
         passes = (ApplyAdapters(self.updates), FoldKronecker())
-        graphs = run_pipeline(passes, Module((*parts[0], *parts[1]))).graphs
+        # Graphs of one module have names of their own; a number tells the two probes apart.
+        numbered = [Graph(f"{g.name}@{at}", g.outputs) for at, part in enumerate(parts) for g in part]
+        module = run_pipeline(passes, Module(tuple(numbered)))
+        graphs = [Graph(g.name.partition("@")[0], g.outputs) for g in module]
         return [
             self._write_network(graph, probe)
             for graph, probe in zip(graphs[:count], graphs[count:], strict=True)
