@@ -11,9 +11,7 @@ from sdcomp.frontend.vae import lower_vae_decoder, lower_vae_encoder
 from sdcomp.ir.graph import Graph, Module, Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import TensorType
-
-CHECKPOINT = "model"
-"""The `file` of the checkpoint's own weights."""
+from sdcomp.passes.apply_adapters import CHECKPOINT
 
 
 def lower_model(

@@ -9,8 +9,6 @@ The input of a convolution is padded beforehand, so no tap needs a bounds check;
 rows.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -147,7 +145,10 @@ class Contraction(Kernel):
         first_panel = e.b.mul(e.b.srem(tile, i64(self.panel_blocks)), i64(self.panel_block))
         last_group = e.minimum_integer(e.b.add(first_group, i64(self.row_block)), i64(self.groups))
         last_panel = e.minimum_integer(e.b.add(first_panel, i64(self.panel_block)), i64(self.panels))
-        with self._tap(e) as tap, e.loop(0, self.geometry.depth, self.depth_block) as depth_start:
+        with (
+            e.loop(0, len(self.geometry.taps)) as tap,
+            e.loop(0, self.geometry.depth, self.depth_block) as depth_start,
+        ):
             count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(self.geometry.depth), depth_start))
             block = _Block(self, e, tap, depth_start, count, first_panel)
             if self.weight_dtype == "f16":
@@ -179,11 +180,6 @@ class Contraction(Kernel):
                 values = [e.b.fmul(value, vectormath.gelu(e, gate)) for value, gate in halves]
             for v, value in enumerate(values):
                 epilogue.store(v, value, out, absolute, self.out_stride)
-
-    @contextmanager
-    def _tap(self, e: Emitter) -> Iterator[Value]:
-        with e.loop(0, len(self.geometry.taps)) as tap:
-            yield tap
 
 
 @dataclass

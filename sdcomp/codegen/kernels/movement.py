@@ -3,18 +3,47 @@
 strided copies of any rank, and nearest-neighbour upsampling with a border of zeros.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 from sdcomp.codegen.builder import Emitter, Value, i64
 from sdcomp.codegen.kernels.base import Kernel, operand
 from sdcomp.codegen.kernels.group_norm import bordered_row
 
-_TILE_ELEMENTS = 1 << 14
+
+class RowKernel(Kernel):
+    """A kernel over the rows of the last axis of `shape`; a tile is about `tile_elements` of its elements."""
+
+    shape: tuple[int, ...]
+    tile_elements: ClassVar[int]
+
+    @property
+    def rows(self) -> int:
+        return prod(self.shape[:-1])
+
+    @property
+    def rows_per_tile(self) -> int:
+        return max(1, self.tile_elements // self.shape[-1])
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.rows // self.rows_per_tile)
+
+    def emit_tile(self, e: Emitter, tile: Value) -> None:
+        first = e.b.mul(tile, i64(self.rows_per_tile))
+        last = e.minimum_integer(e.b.add(first, i64(self.rows_per_tile)), i64(self.rows))
+        with e.loop(first, last) as row:
+            self.emit_row(e, row)
+
+    @abstractmethod
+    def emit_row(self, e: Emitter, row: Value) -> None:
+        """Emits the work of row number `row` (row-major over all axes but the last)."""
 
 
 @dataclass(frozen=True)
-class StridedCopy(Kernel):
+class StridedCopy(RowKernel):
     """out[i, j, ...] = x[i, j, ...], each with its own strides in elements; a source stride of 0 repeats.
 
     `out_offset` and `source_offset` choose a part of either. A tile is some rows of the last axis. Operands:
@@ -28,28 +57,14 @@ class StridedCopy(Kernel):
     out_offset: int = 0
 
     kind = "copy"
+    tile_elements = 1 << 14
 
-    @property
-    def rows(self) -> int:
-        return prod(self.shape[:-1])
-
-    @property
-    def rows_per_tile(self) -> int:
-        return max(1, _TILE_ELEMENTS // self.shape[-1])
-
-    @property
-    def tiles(self) -> int:
-        return -(-self.rows // self.rows_per_tile)
-
-    def emit_tile(self, e: Emitter, tile: Value) -> None:
-        first = e.b.mul(tile, i64(self.rows_per_tile))
-        last = e.minimum_integer(e.b.add(first, i64(self.rows_per_tile)), i64(self.rows))
-        with e.loop(first, last) as row:
-            source = e.at(
-                operand(e, 0), offset_of_row(e, row, self.shape, self.source_strides, self.source_offset)
-            )
-            out = e.at(operand(e, 1), offset_of_row(e, row, self.shape, self.out_strides, self.out_offset))
-            self._row(e, source, out)
+    def emit_row(self, e: Emitter, row: Value) -> None:
+        source = e.at(
+            operand(e, 0), offset_of_row(e, row, self.shape, self.source_strides, self.source_offset)
+        )
+        out = e.at(operand(e, 1), offset_of_row(e, row, self.shape, self.out_strides, self.out_offset))
+        self._row(e, source, out)
 
     def _row(self, e: Emitter, source: Value, out: Value) -> None:
         count, step, out_step = self.shape[-1], self.source_strides[-1], self.out_strides[-1]

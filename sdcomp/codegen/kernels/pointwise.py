@@ -1,19 +1,16 @@
 """A tree of pointwise operations as one loop, with numpy broadcasting of every operand."""
 
 from dataclasses import dataclass
-from math import prod
 
-from sdcomp.codegen.builder import Emitter, Value, i64
+from sdcomp.codegen.builder import Emitter, Value
 from sdcomp.codegen.kernels import vectormath
-from sdcomp.codegen.kernels.base import Kernel, operand
-from sdcomp.codegen.kernels.movement import offset_of_row
+from sdcomp.codegen.kernels.base import operand
+from sdcomp.codegen.kernels.movement import RowKernel, offset_of_row
 from sdcomp.ir.ops import BINARY
-
-_TILE_ELEMENTS = 1 << 13
 
 
 @dataclass(frozen=True)
-class Pointwise(Kernel):
+class Pointwise(RowKernel):
     """`program` is postfix: ("load", n) pushes operand n, ("constant", value) a number, (op, 0) applies an
     operation.
 
@@ -26,32 +23,18 @@ class Pointwise(Kernel):
     program: tuple[tuple[str, float], ...]
 
     kind = "pointwise"
+    tile_elements = 1 << 13
 
-    @property
-    def rows(self) -> int:
-        return prod(self.shape[:-1])
-
-    @property
-    def rows_per_tile(self) -> int:
-        return max(1, _TILE_ELEMENTS // self.shape[-1])
-
-    @property
-    def tiles(self) -> int:
-        return -(-self.rows // self.rows_per_tile)
-
-    def emit_tile(self, e: Emitter, tile: Value) -> None:
-        first = e.b.mul(tile, i64(self.rows_per_tile))
-        last = e.minimum_integer(e.b.add(first, i64(self.rows_per_tile)), i64(self.rows))
-        with e.loop(first, last) as row:
-            sources = [
-                e.at(operand(e, index), offset_of_row(e, row, self.shape, strides))
-                for index, strides in enumerate(self.strides)
-            ]
-            out = e.at(operand(e, len(self.strides)), offset_of_row(e, row, self.shape, self.out_strides))
-            e.columns(
-                self.shape[-1],
-                lambda at, mask: e.store_masked(self._evaluate(e, sources, at, mask), out, at, mask),
-            )
+    def emit_row(self, e: Emitter, row: Value) -> None:
+        sources = [
+            e.at(operand(e, index), offset_of_row(e, row, self.shape, strides))
+            for index, strides in enumerate(self.strides)
+        ]
+        out = e.at(operand(e, len(self.strides)), offset_of_row(e, row, self.shape, self.out_strides))
+        e.columns(
+            self.shape[-1],
+            lambda at, mask: e.store_masked(self._evaluate(e, sources, at, mask), out, at, mask),
+        )
 
     def _evaluate(self, e: Emitter, sources: list[Value], at: Value, mask: Value | None) -> Value:
         stack: list[Value] = []
