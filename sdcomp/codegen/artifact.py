@@ -1,6 +1,5 @@
-"""Assembles an artifact:
-
-plans programs, writes the payload, emits and links code, and puts the file in place at the end.
+"""Assembles an artifact: plans programs, writes the payload, emits and links code, and puts the file in
+place at the end.
 """
 
 import json
@@ -133,9 +132,8 @@ class _Build:
         return offsets
 
     def _place(self, library: Path, payload: Path) -> None:
-        """Renames finished files over old ones:
-
-        whoever opens the artifact sees the old or the new one, never half.
+        """Renames finished files over old ones: whoever opens the artifact sees the old or the new one,
+        never half.
         """
         if self.recipe.split_weights:
             os.replace(payload, self.path.with_name(self.path.name + WEIGHTS_SUFFIX))

@@ -160,10 +160,7 @@ class Emitter:
         initial: Sequence[Value],
         body: Callable[[Value, list[Value]], list[Value]],
     ) -> list[Value]:
-        """A loop that carries values:
-
-        `body(i, values)` returns the next values; the last ones are returned.
-        """
+        """A loop that carries values: `body(i, values)` returns the next ones; the last are returned."""
         index, carried = self._open_loop(start, stop, step, initial)
         self._close_loop(body(index, list(carried)))
         return carried

@@ -20,9 +20,8 @@ def new_module(name: str, target: Target) -> Any:
 
 @cache
 def machine(target: Target) -> Any:
-    """LLVM's target machine. The code model must be said:
-
-    llvmlite's default for 64 bits is `large`, wrong in a library.
+    """LLVM's target machine. The code model must be said: llvmlite's default for 64 bits is `large`, wrong
+    in a library.
     """
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

@@ -37,9 +37,8 @@ class Buffer:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor in a buffer:
-
-    rows of the last axis follow each other every `stride` elements from `offset` on.
+    """A tensor in a buffer: rows of the last axis follow each other every `stride` elements from `offset`
+    on.
     """
 
     buffer: Buffer

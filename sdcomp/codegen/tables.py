@@ -1,6 +1,5 @@
-"""The plan of an artifact as C source:
-
-the tables of `runtime/native/plan.h`, readable, compiled with the runtime.
+"""The plan of an artifact as C source: the tables of `runtime/native/plan.h`, readable, compiled with the
+runtime.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

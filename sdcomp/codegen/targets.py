@@ -31,9 +31,8 @@ class Target:
         return ",".join(f"+{feature}" for feature in self.features)
 
     def tile_rows(self, vectors: int) -> int:
-        """Rows of a micro-kernel `vectors` wide:
-
-        accumulators, one panel row and one broadcast fill the register file.
+        """Rows of a micro-kernel `vectors` wide: accumulators, one panel row and one broadcast fill the
+        register file.
         """
         return min((self.registers - vectors - 1) // vectors, 2 * self.registers // 3 + 7)
 

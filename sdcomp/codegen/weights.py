@@ -61,9 +61,8 @@ Layout = Panels | Vector | Rows
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight expression and its layout. Nodes compare by identity:
-
-    equal ones are one piece of the payload.
+    """A weight expression and its layout. Nodes compare by identity: equal ones are one piece of the
+    payload.
     """
 
     node: Node

@@ -1,6 +1,5 @@
-"""What the tensors of a checkpoint say about its networks:
-
-plain data, filled by `family.py`, read by the lowering files.
+"""What the tensors of a checkpoint say about its networks: plain data, filled by `family.py`, read by the
+lowering files.
 """
 
 from dataclasses import dataclass
@@ -68,9 +67,8 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that lowering needs. `notes` are facts the tensors could not tell:
-
-    what was assumed, and why.
+    """Everything that lowering needs. `notes` are facts the tensors could not tell: what was assumed, and
+    why.
     """
 
     family: str

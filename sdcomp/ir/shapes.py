@@ -1,6 +1,5 @@
-"""Shape rules of the op table:
-
-operand types and attributes to the result's type, or a VerifyError that says what is wrong.
+"""Shape rules of the op table: operand types and attributes to the result's type, or a VerifyError that says
+what is wrong.
 """
 
 from math import isqrt, prod

@@ -16,10 +16,7 @@ from sdcomp.codegen.plan import Buffer, Call, Program, Space
 
 @dataclass(frozen=True)
 class Schedule:
-    """A program with its dependency graph over call numbers:
-
-    an edge a -> b means that b waits for a.
-    """
+    """A program with its dependency graph over call numbers: an edge a -> b means that b waits for a."""
 
     program: Program
     graph: Any

@@ -78,9 +78,8 @@ class Model:
     def predict_noise(
         self, latents: Floats, timestep: float | Sequence[float] | Floats, context: Floats
     ) -> Floats:
-        """The UNet:
-
-        latents f32[N,4,h,w] at fractional timesteps, given text f32[N,77,width], to the noise f32[N,4,h,w].
+        """The UNet: latents f32[N,4,h,w] at fractional timesteps, given text f32[N,77,width], to the noise
+        f32[N,4,h,w].
         """
         latents, text = _rows("latents", latents, 4), _rows("context", context, 3)
         timesteps = np.asarray(timestep, np.float32)
@@ -112,9 +111,8 @@ class Model:
             )
 
     def encode(self, images: Floats) -> Floats:
-        """The VAE's encoder:
-
-        images f32[N,3,H,W] from -1 to 1 to the mean latents f32[N,4,h,w] that a sampler may start from.
+        """The VAE's encoder: images f32[N,3,H,W] from -1 to 1 to the mean latents f32[N,4,h,w] that a
+        sampler may start from.
         """
         images = _rows("images", images, 4)
         size = self.check_size((images.shape[3], images.shape[2]))

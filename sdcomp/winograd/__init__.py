@@ -1,4 +1,3 @@
-"""Winograd's minimal filtering (Winograd 1980; Lavin and Gray 2016):
-
-exact matrices, shared by IR and kernels.
+"""Winograd's minimal filtering (Winograd 1980; Lavin and Gray 2016): exact matrices, shared by IR and
+kernels.
 """

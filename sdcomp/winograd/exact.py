@@ -25,9 +25,8 @@ class Surd:
         return Surd(self.a * other.a + 2 * self.b * other.b, self.a * other.b + self.b * other.a)
 
     def inverse(self) -> "Surd":
-        """1 / (a + b r) = (a - b r) / (a^2 - 2 b^2), r being sqrt(2), which is irrational:
-
-        only 0 has no inverse.
+        """1 / (a + b r) = (a - b r) / (a^2 - 2 b^2), r being sqrt(2), which is irrational: only 0 has no
+        inverse.
         """
         norm = self.a * self.a - 2 * self.b * self.b
         return Surd(self.a / norm, -self.b / norm)

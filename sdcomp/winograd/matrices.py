@@ -27,9 +27,7 @@ POINTS: dict[int, tuple[Surd, ...]] = {
     2: (ZERO, ONE, -ONE),
     4: (ZERO, root(1, 2), root(-1, 2), root(1), root(-1)),
 }
-"""Finite interpolation points by m. For m = 4 those of ncnn (2023):
-
-the smallest error of the usual choices.
+"""Finite interpolation points by m. For m = 4 those of ncnn (2023): the smallest error of the usual choices.
 """
 
 

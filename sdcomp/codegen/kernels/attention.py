@@ -30,9 +30,8 @@ _QUERIES_PER_TILE = 128
 
 @dataclass(frozen=True)
 class Attention(Kernel):
-    """Static shape. Operands:
-
-    q, k, v, out; rows of all heads with the given strides; a batch of 1 serves every sample.
+    """Static shape. Operands: q, k, v, out; rows of all heads with the given strides; a batch of 1 serves
+    every sample.
     """
 
     batches: int
@@ -112,9 +111,8 @@ class Attention(Kernel):
 
 
 def most_keys(target: Target, vectors: int) -> int:
-    """Keys whose scores for one panel of queries fill two thirds of the first-level cache:
-
-    they are read three times.
+    """Keys whose scores for one panel of queries fill two thirds of the first-level cache: they are read
+    three times.
     """
     return min(_MOST_KEYS, target.l1_bytes * 2 // 3 // (4 * vectors * target.lanes))
 

@@ -21,9 +21,8 @@ _LEAST_ROWS = 16
 
 @dataclass(frozen=True)
 class GroupNormStatistics(Kernel):
-    """Operands: x, partials f32[batches][chunks][2][channels]:
-
-    mean and sum of squared deviations per channel.
+    """Operands: x, partials f32[batches][chunks][2][channels]: mean and sum of squared deviations per
+    channel.
     """
 
     batches: int

@@ -27,9 +27,8 @@ class MicroKernel:
         return f"micro_{self.rows}x{self.vectors}_{self.row_stride}_{self.depth_stride}"
 
     def function(self, e: Emitter) -> Value:
-        """void (A, B, C, i64 depth, i1 accumulate):
-
-        with `accumulate` the sums start from C, otherwise from zero.
+        """void (A, B, C, i64 depth, i1 accumulate): with `accumulate` the sums start from C, otherwise from
+        zero.
         """
         if self.symbol not in e.module.globals:
             self._emit(

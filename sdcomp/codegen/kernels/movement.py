@@ -1,6 +1,5 @@
-"""Kernels that move data:
-
-strided copies of any rank, and nearest-neighbour upsampling with a border of zeros.
+"""Kernels that move data: strided copies of any rank, and nearest-neighbour upsampling with a border of
+zeros.
 """
 
 from abc import abstractmethod
@@ -89,7 +88,6 @@ def offset_of_row(
 @dataclass(frozen=True)
 class Resample(Kernel):
     """Each pixel repeated scale x scale times, with a border of zeros (top, left, bottom, right). Operands:
-
     x, out.
     """
 

@@ -14,9 +14,8 @@ _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126.0, 127.0
 
 @cache
 def exp2_coefficients(degree: int) -> tuple[float, ...]:
-    """2^f on [-1/2, 1/2], lowest power first:
-
-    interpolation in Chebyshev nodes, which is within a factor of two of the best.
+    """2^f on [-1/2, 1/2], lowest power first: interpolation in Chebyshev nodes, which is within a factor of
+    two of the best.
     """
     nodes = 0.5 * np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
     return tuple(float(c) for c in np.polynomial.polynomial.polyfit(nodes, np.exp2(nodes), degree))

@@ -1,6 +1,5 @@
-"""matmul and conv2d with what follows them:
-
-bias, time embedding, residual, activation, and the gate of GEGLU.
+"""matmul and conv2d with what follows them: bias, time embedding, residual, activation, and the gate of
+GEGLU.
 """
 
 from dataclasses import dataclass, field

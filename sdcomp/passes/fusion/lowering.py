@@ -12,9 +12,8 @@ from sdcomp.ir.graph import Graph, Node, topological_order
 from sdcomp.ir.types import DType, TensorType
 
 SMALL_MATRIX = 1 << 16
-"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32:
-
-rounding it would save next to nothing.
+"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32: rounding it would save next to
+nothing.
 """
 
 
@@ -78,9 +77,8 @@ class Lowering:
         return self.views[node]
 
     def result(self, node: Node) -> View:
-        """A fresh place for a node's value:
-
-        the caller's memory for an output, state for a carried one, otherwise the arena.
+        """A fresh place for a node's value: the caller's memory for an output, state for a carried one,
+        otherwise the arena.
         """
         space, name = self._space(node)
         channels = node.shape[-1] if node.shape else 1
@@ -160,9 +158,8 @@ def is_carried(name: str) -> bool:
 
 
 def state_group(program: str) -> str:
-    """Programs cut from one network share state:
-
-    `unet.step@512x512x2` and `unet@512x512x2` are `unet@512x512x2`.
+    """Programs cut from one network share state: `unet.step@512x512x2` and `unet@512x512x2` are
+    `unet@512x512x2`.
     """
     network, _, size = program.partition("@")
     return f"{network.partition('.')[0]}@{size}"
