@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from sdcomp.codegen.kernels.attention import Attention, most_keys
+from sdcomp.codegen.kernels.attention import Attention
 from sdcomp.codegen.targets import Target
 from sdcomp.ir.types import Array
 from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal
@@ -18,7 +18,7 @@ from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_nor
 @dataclass(frozen=True)
 class Shape:
     """`offset` is added to every key: scores get a part that is the same for all keys of a query, of about
-    `offset` times the query's sum, which softmax must cancel. `most_keys` forces small blocks of keys; None
+    `offset` times the query's sum, which softmax must cancel. `key_block` forces small blocks of keys; None
     leaves the target's choice.
     """
 
@@ -32,7 +32,7 @@ class Shape:
     gap: int = 0
     offset: float = 0.0
     gain: float = 1.0
-    most_keys: int | None = None
+    key_block: int | None = None
 
 
 def build(shape: Shape, target: Target) -> Case:
@@ -47,9 +47,8 @@ def build(shape: Shape, target: Target) -> Case:
         queries=shape.queries, keys=shape.keys, channels=shape.channels, query_stride=stride,
         key_stride=stride, value_stride=stride, out_stride=stride, causal=shape.causal,
         vectors=target.panel_vectors, tile_rows=target.tile_rows(target.panel_vectors), lanes=target.lanes,
-        most_keys=most_keys(target, target.panel_vectors),
-    )  # fmt: skip
-    kernel = kernel if shape.most_keys is None else replace(kernel, most_keys=shape.most_keys)
+    ).tiled(target)  # fmt: skip
+    kernel = kernel if shape.key_block is None else replace(kernel, key_block=shape.key_block)
     operands = [gapped(operand, stride) for operand in (q, k, v)]
     return Case(kernel, operands, 3, gapped(expected, stride), _bound(shape, largest))
 
@@ -82,18 +81,18 @@ SHAPES = {
     "self": Shape(64, 64, 64),
     "key_tail": Shape(20, 333, 40, heads=1),
     "two_query_tiles": Shape(150, 9, 4, heads=3),
-    "small_key_blocks": Shape(33, 50, 8, most_keys=16),
-    "prime_keys": Shape(17, 53, 8, most_keys=12),
+    "small_key_blocks": Shape(33, 50, 8, key_block=16),
+    "prime_keys": Shape(17, 53, 8, key_block=12),
     "wide_head": Shape(5, 77, 160, heads=1),
     "vae_head": Shape(9, 40, 512, heads=1),
     "causal": Shape(77, 77, 64, causal=True),
-    "causal_blocks": Shape(150, 150, 4, causal=True, most_keys=24),
+    "causal_blocks": Shape(150, 150, 4, causal=True, key_block=24),
     "causal_batch": Shape(19, 19, 8, query_batches=2, key_batches=2, causal=True, gap=3),
     "batch": Shape(18, 21, 40, query_batches=2, key_batches=2),
     "queries_shared": Shape(18, 21, 8, query_batches=1, key_batches=2),
     "keys_shared": Shape(18, 21, 8, query_batches=2, key_batches=1, gap=1),
-    "large_positive": Shape(40, 100, 8, offset=300.0, gain=1.0, most_keys=32),
-    "large_spread": Shape(40, 100, 8, gain=1000.0, most_keys=32),
+    "large_positive": Shape(40, 100, 8, offset=300.0, gain=1.0, key_block=32),
+    "large_spread": Shape(40, 100, 8, gain=1000.0, key_block=32),
 }
 BUILDS = {name: partial(build, shape) for name, shape in SHAPES.items()}
 

@@ -44,13 +44,16 @@ class MicroKernel:
         a, b, c, depth, accumulate = e.function.args
         for pointer in (a, b, c):
             pointer.add_attribute("noalias")
-        sums = self._initial(e, c, accumulate)
-        unrolled = e.b.and_(depth, i64(-_UNROLL))
-        sums = e.reduce(0, unrolled, _UNROLL, sums, lambda k, s: self._steps(e, a, b, k, s, _UNROLL))
-        sums = e.reduce(unrolled, depth, 1, sums, lambda k, s: self._steps(e, a, b, k, s, 1))
+        sums = self.multiply(e, a, b, depth, self._initial(e, c, accumulate))
         for index, value in enumerate(sums):
             e.store_vector(value, c, index * e.target.lanes)
         e.b.ret_void()
+
+    def multiply(self, e: Emitter, a: Value, b: Value, depth: Value, sums: list[Value]) -> list[Value]:
+        """The loop: `sums`, rows of vectors, plus A B."""
+        unrolled = e.b.and_(depth, i64(-_UNROLL))
+        sums = e.reduce(0, unrolled, _UNROLL, sums, lambda k, s: self._steps(e, a, b, k, s, _UNROLL))
+        return e.reduce(unrolled, depth, 1, sums, lambda k, s: self._steps(e, a, b, k, s, 1))
 
     def _initial(self, e: Emitter, c: Value, accumulate: Value) -> list[Value]:
         count = self.rows * self.vectors

@@ -9,6 +9,7 @@ import numpy as np
 from sdcomp.codegen.builder import I32, Emitter, Value
 
 LOG2_E = log2(np.e)
+_ROUNDER = 1.5 * 2.0**23
 _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126.0, 127.0
 
 
@@ -30,14 +31,15 @@ def exp2(e: Emitter, x: Value, degree: int = 6, negative: bool = False) -> Value
     x = e.maximum(x, e.splat(_LOWEST_EXPONENT))
     if not negative:
         x = e.b.select(e.b.fcmp_ordered("<", x, e.splat(_HIGHEST_EXPONENT)), x, e.splat(_HIGHEST_EXPONENT))
-    whole = e.intrinsic("rint", x)
-    fraction = e.b.fsub(x, whole)
+    # Adding 1.5 2^23 rounds to an integer, which the sum's lowest bits hold in two's complement.
+    rounded = e.b.fadd(x, e.splat(_ROUNDER))
+    fraction = e.b.fsub(x, e.b.fsub(rounded, e.splat(_ROUNDER)))
     *rest, result = (e.splat(c) for c in exp2_coefficients(degree))
     for coefficient in reversed(rest):
         result = e.fma(result, fraction, coefficient)
     integers = ir.VectorType(I32, e.target.lanes)
     shift = ir.Constant(integers, [23] * e.target.lanes)
-    exponent = e.b.shl(e.b.fptosi(whole, integers), shift)
+    exponent = e.b.shl(e.b.bitcast(rounded, integers), shift)
     return e.b.bitcast(e.b.add(e.b.bitcast(result, integers), exponent), e.vector)
 
 

@@ -1,6 +1,6 @@
 """Attention, straight from the projections: heads are column ranges, nothing is transposed."""
 
-from sdcomp.codegen.kernels.attention import Attention, most_keys
+from sdcomp.codegen.kernels.attention import Attention
 from sdcomp.ir.graph import Node
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
 
@@ -20,6 +20,5 @@ def _lower(root: Node, lowering: Lowering) -> None:
         query_stride=q.stride, key_stride=k.stride, value_stride=v.stride, out_stride=out.stride,
         causal=bool(root.attributes["causal"]), vectors=target.panel_vectors,
         tile_rows=target.tile_rows(target.panel_vectors), lanes=target.lanes,
-        most_keys=most_keys(target, target.panel_vectors),
-    )  # fmt: skip
+    ).tiled(target)  # fmt: skip
     lowering.call(kernel, [q, k, v, out], 3, label(root.operands[0]).removesuffix(".to_q"))
