@@ -56,9 +56,7 @@ def write_artifact(recipe: Recipe, path: Path, progress: Progress) -> dict[str, 
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             return _Build(recipe, path, Path(folder), progress).run()
     except OSError as error:
-        raise LinkError(
-            f"{error.filename or path}: cannot write the artifact: {error.strerror or error}"
-        ) from None
+        raise LinkError(f"{path}: cannot write the artifact: {error.strerror or error}") from None
 
 
 class _Build:
@@ -74,7 +72,7 @@ class _Build:
         objects = emit_objects(symbols, self.recipe.target)
         payload = self.folder / "payload"
         with open(payload, "wb") as file:
-            writer = PayloadWriter(file)
+            writer = PayloadWriter(file, self.path)
             offsets = self._write_weights(writer, programs)
             assets = {
                 name: {"offset": writer.write(data), "bytes": len(data)}
@@ -138,7 +136,7 @@ class _Build:
         if self.recipe.split_weights:
             os.replace(payload, self.path.with_name(self.path.name + WEIGHTS_SUFFIX))
         else:
-            append_payload(library, payload)
+            append_payload(library, payload, self.path)
         os.replace(library, self.path)
 
 

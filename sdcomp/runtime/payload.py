@@ -111,11 +111,11 @@ def _align(position: int, alignment: int) -> int:
 
 
 @contextmanager
-def _writing(name: str) -> Iterator[None]:
+def _writing(name: PathName) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LinkError(f"{name}: cannot write the weights: {error.strerror}") from error
+        raise LinkError(f"{os.fspath(name)}: cannot write the weights: {error.strerror}") from error
 
 
 def _as_bytes(data: Data) -> memoryview:
@@ -127,12 +127,13 @@ def _as_bytes(data: Data) -> memoryview:
 class PayloadWriter:
     """Streams a payload into a binary file from its position on, filled up to a multiple of 64 KiB.
 
-    Memory is bounded by a few chunks of 1 MiB. Raises `LinkError` where the file cannot be written.
+    Memory is bounded by a few chunks of 1 MiB. Raises `LinkError` where the file cannot be written; `name` is
+    what it calls the file, which may be a temporary part of another.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, name: PathName) -> None:
         self._file = file
-        self._name = str(getattr(file, "name", "the payload"))
+        self._name = name
         self._offset = _align(file.tell(), PAYLOAD_ALIGNMENT)
         self._position = 0
         self._chunk = bytearray()
@@ -240,20 +241,20 @@ def hash_image(path: PathName, image_bytes: int) -> int:
         return _hash_table([hash_bytes(file.read(size)) for size in sizes])[1]
 
 
-def append_payload(library_path: PathName, payload_path: PathName) -> None:
+def append_payload(library_path: PathName, payload_path: PathName, name: PathName | None = None) -> None:
     """Appends the payload of a file that `PayloadWriter` made to a library, in bounded memory.
 
     Blocks are shared where the file system can. The hash of the library itself is recorded too, so that
     damaged code is found before it is loaded. What a failure leaves behind is for the caller to delete.
     Raises `ArtifactError` for a payload file without payload, `LinkError` for a library that carries one
-    already or cannot be written.
+    already or cannot be written; `name` is what the latter calls it, by default its path.
     """
     payload = read_trailer(payload_path)
     if payload is None:
         raise ArtifactError(f"{os.fspath(payload_path)}: carries no payload: build it again")
     if read_trailer(library_path) is not None:
         raise LinkError(f"{os.fspath(library_path)}: carries a payload already: link it again")
-    with _writing(os.fspath(library_path)):
+    with _writing(name or library_path):
         _append(library_path, payload_path, payload)
 
 

@@ -46,6 +46,8 @@ def test_every_call_names_the_layer_it_computes(tiny: dict[str, Program]) -> Non
     products = [c for p in tiny.values() for c in p.calls if c.kernel.kind in ("contraction", "attention")]
     assert products
     assert all("." in call.label for call in products)
+    attentions = {call.label.rpartition(".")[2] for call in products if call.kernel.kind == "attention"}
+    assert attentions == {"self_attn", "attn1", "attn2", "attn_1"}
 
 
 def test_equal_kernels_have_one_symbol(tiny: dict[str, Program]) -> None:

@@ -188,7 +188,8 @@ def test_no_room(small_built: Built, tmp_path: Path, stage: str, split: bool) ->
     limit = payload // 2 if stage == "weights" else payload + (1 << 14)
     if split and stage == "appending":
         pytest.skip("split weights are not appended")
-    with files_limited_to(limit), refused(tmp_path, LinkError, "model.so", "cannot write", "too large"):
+    named = f"{tmp_path / 'model.so'}: cannot write"
+    with files_limited_to(limit), refused(tmp_path, LinkError, named, "too large"):
         build(small_built.checkpoint, tmp_path / "model.so", split_weights=split)
 
 
@@ -202,7 +203,7 @@ def test_full_disk(small_built: Built, tmp_path: Path) -> None:
     if mount.returncode:
         pytest.skip("a file system can only be mounted by root")
     try:
-        with refused(folder, LinkError, "model.so", "No space left"):
+        with refused(folder, LinkError, f"{folder / 'model.so'}: cannot write", "No space left"):
             build(small_built.checkpoint, folder / "model.so")
     finally:
         subprocess.run(["umount", folder], check=True)

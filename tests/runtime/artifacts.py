@@ -46,7 +46,7 @@ def fake_weights() -> np.ndarray:
 
 def write_weights(path: Path) -> Path:
     with open(path, "wb") as file:
-        writer = PayloadWriter(file)
+        writer = PayloadWriter(file, path)
         writer.write(fake_weights())
         writer.finish()
     return path

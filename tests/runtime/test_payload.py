@@ -26,7 +26,7 @@ from sdcomp.runtime.payload import (
 def write_payload(path: Path, blocks: list[bytes], before: bytes = b"") -> tuple[int, int]:
     with open(path, "wb") as file:
         file.write(before)
-        writer = PayloadWriter(file)
+        writer = PayloadWriter(file, file.name)
         for block in blocks:
             writer.write(block)
         return writer.finish()
@@ -80,7 +80,7 @@ def test_offsets_are_aligned_and_content_is_found(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     with open(path, "wb") as file:
         file.write(b"x" * 100)
-        writer = PayloadWriter(file)
+        writer = PayloadWriter(file, file.name)
         offsets = [writer.write(array) for array in arrays]
         offset = writer.write(halves.T, alignment=4096)
         payload_bytes, _ = writer.finish()
@@ -187,11 +187,11 @@ def test_a_full_disk_is_one_clear_error() -> None:
         open("/dev/full", "wb", buffering=0) as full,
         pytest.raises(LinkError, match=r"/dev/full: .*No space"),
     ):
-        PayloadWriter(full).write(b"x" * 100_000)
+        PayloadWriter(full, full.name).write(b"x" * 100_000)
 
 
 def test_memory_is_bounded_by_chunks() -> None:
-    writer = PayloadWriter(io.BytesIO())
+    writer = PayloadWriter(io.BytesIO(), "memory")
     for _ in range(3):
         writer.write(b"x" * (CHUNK_BYTES - 1), alignment=1)
         assert len(writer._chunk) < CHUNK_BYTES

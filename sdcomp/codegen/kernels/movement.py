@@ -45,24 +45,19 @@ class RowKernel(Kernel):
 class StridedCopy(RowKernel):
     """out[i, j, ...] = x[i, j, ...], each with its own strides in elements; a source stride of 0 repeats.
 
-    `out_offset` and `source_offset` choose a part of either. A tile is some rows of the last axis. Operands:
-    x, out.
+    A tile is some rows of the last axis. Operands: x, out.
     """
 
     shape: tuple[int, ...]
     source_strides: tuple[int, ...]
     out_strides: tuple[int, ...]
-    source_offset: int = 0
-    out_offset: int = 0
 
     kind = "copy"
     tile_elements = 1 << 14
 
     def emit_row(self, e: Emitter, row: Value) -> None:
-        source = e.at(
-            operand(e, 0), offset_of_row(e, row, self.shape, self.source_strides, self.source_offset)
-        )
-        out = e.at(operand(e, 1), offset_of_row(e, row, self.shape, self.out_strides, self.out_offset))
+        source = e.at(operand(e, 0), offset_of_row(e, row, self.shape, self.source_strides))
+        out = e.at(operand(e, 1), offset_of_row(e, row, self.shape, self.out_strides))
         self._row(e, source, out)
 
     def _row(self, e: Emitter, source: Value, out: Value) -> None:
@@ -74,11 +69,9 @@ class StridedCopy(RowKernel):
             e.store(e.load(source, e.b.mul(at, i64(step))), out, e.b.mul(at, i64(out_step)))
 
 
-def offset_of_row(
-    e: Emitter, row: Value, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0
-) -> Value:
+def offset_of_row(e: Emitter, row: Value, shape: tuple[int, ...], strides: tuple[int, ...]) -> Value:
     """Element offset of row number `row` (row-major over all axes but the last)."""
-    offset = i64(start)
+    offset = i64(0)
     for extent, stride in reversed(list(zip(shape[:-1], strides[:-1], strict=True))):
         offset = e.b.add(offset, e.b.mul(e.b.srem(row, i64(extent)), i64(stride)))
         row = e.b.sdiv(row, i64(extent))

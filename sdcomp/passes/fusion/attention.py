@@ -21,4 +21,10 @@ def _lower(root: Node, lowering: Lowering) -> None:
         causal=bool(root.attributes["causal"]), vectors=target.panel_vectors,
         tile_rows=target.tile_rows(target.panel_vectors), lanes=target.lanes,
     ).tiled(target)  # fmt: skip
-    lowering.call(kernel, [q, k, v, out], 3, label(root.operands[0]).removesuffix(".to_q"))
+    lowering.call(kernel, [q, k, v, out], 3, _module(root))
+
+
+def _module(attention: Node) -> str:
+    """The module around the one that projects queries: `to_q`, `q_proj` or `q`, as the network names it."""
+    query = label(attention.operands[0])
+    return query.rpartition(".")[0] or query
