@@ -18,6 +18,10 @@ from sdcomp.cli.parsing import parse_adapter
 from sdcomp.errors import UsageError
 
 NETWORKS = ("text", "unet", "vae")
+
+_LOKR_EFFECT = 0.2
+"""Norm of a weight's change over the norm of the weight."""
+
 LAYERS: dict[str, tuple[Case, ...]] = {
     "matmul": matmul.CASES,
     "conv": conv.CASES,
@@ -83,13 +87,19 @@ def make_checkpoint(options: argparse.Namespace) -> int:
 
 
 def make_lokr(options: argparse.Namespace) -> int:
-    """Writes a random LoKr adapter for a checkpoint."""
-    from benchmarks.random_lokr import write_lokr
+    """Writes a random LoKr adapter for a checkpoint, with factors of every form in turn."""
     from sdcomp.frontend.checkpoint import Checkpoint
     from sdcomp.frontend.family import detect
+    from sdcomp.frontend.synthetic_lokr import Form, write_random_lokr
 
     with Checkpoint.open(options.model) as checkpoint:
-        modules = write_lokr(options.output, detect(checkpoint), options.factor, options.seed)
+        config = detect(checkpoint)
+    try:
+        modules = write_random_lokr(
+            options.output, config, options.factor, _LOKR_EFFECT, options.seed, tuple(Form)
+        )
+    except OSError as error:
+        raise UsageError(f"{options.output}: cannot be written: {error.strerror or error}") from None
     print(f"{options.output}: {modules} modules")
     return 0
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sdcomp import load
 from sdcomp.compiler import AdapterFile, BuildOptions, build
 from sdcomp.errors import UsageError
-from sdcomp.frontend.synthetic import small_config, write_random_checkpoint, write_random_lokr
+from sdcomp.frontend.synthetic import small_config, write_random_checkpoint
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from sdcomp.runtime.images import save_png
 from sdcomp.runtime.pipeline import GenerateOptions
 

@@ -55,13 +55,17 @@ class Worker:
             raise answer
         return answer
 
+    def close(self) -> None:
+        """Ends the process. May be called again."""
+        self._connection.close()
+        self._process.terminate()
+        self._process.join()
+
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._connection.close()
-        self._process.terminate()
-        self._process.join()
+        self.close()
 
 
 def _serve(connection: Connection, make: Callable[..., Callable[[Any], Any]], arguments: Any) -> None:

@@ -22,7 +22,6 @@ from benchmarks.lokr import lokr_difference
 from benchmarks.machine import peak_rate
 from benchmarks.memory_usage import run_with_peak
 from benchmarks.peers.registry import PEERS
-from benchmarks.random_lokr import write_lokr
 from benchmarks.subjects.attention import AttentionCase
 from benchmarks.subjects.conv import ConvCase
 from benchmarks.subjects.layer import LayerCase
@@ -32,6 +31,7 @@ from sdcomp.compiler import AdapterFile, BuildOptions, build
 from sdcomp.errors import ExecutionError
 from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.family import detect
+from sdcomp.frontend.synthetic_lokr import Form, write_random_lokr
 
 SIZE = (32, 32)
 RECORD_FIELDS = [
@@ -113,7 +113,7 @@ def test_checkpoint_is_of_its_family(files: Files) -> None:
 
 def test_lokr_formula_is_that_of_lycoris(tmp_path: Path) -> None:
     path = tmp_path / "lokr.safetensors"
-    write_lokr(path, TINY, factor=8, seed=1)
+    write_random_lokr(path, TINY, factor=8, seed=1, forms=tuple(Form))
     groups: dict[str, dict[str, Array]] = {}
     for name, tensor in load_file(path).items():
         key, _, suffix = name.partition(".")

@@ -14,7 +14,7 @@ import pytest
 
 from sdcomp.errors import ExecutionError
 from sdcomp.export import ExportOptions, export_onnx
-from sdcomp.frontend.synthetic import write_random_lokr
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from sdcomp.workers import Worker
 from tests.artifacts import TINY_SIZE, Built
 from tests.cli.command import Result, run_here, start

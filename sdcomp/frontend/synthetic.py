@@ -1,10 +1,10 @@
-"""Synthetic Stable Diffusion 1.x checkpoints and LoKr adapters: random weights, activations in range.
+"""Synthetic Stable Diffusion 1.x checkpoints: random weights, activations in range.
 
 For demonstrations and tests: complete files of the real layout, as small as one likes.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from sdcomp.frontend.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from sdcomp.frontend.family import expected_tensors
-from sdcomp.frontend.names import TEXT, UNET, VAE, Layer, text_layers, unet_layers
+from sdcomp.frontend.names import TEXT, UNET, VAE
 from sdcomp.ir.types import Shape
 
 SMALL = ModelConfig(
@@ -62,9 +62,6 @@ SMALL = ModelConfig(
 RESIDUAL_OUTPUTS = ("out_layers.3", "proj_out", "to_out.0", "ff.net.2", "conv2", "out_proj", "fc2")
 RESIDUAL_GAIN = 0.35
 
-ADAPTED = (".attn", ".ff.", ".proj_in", ".proj_out", ".conv", "self_attn.", ".mlp.")
-"""Parts of the diffusers names of the modules that an adapter usually changes."""
-
 Options = Mapping[str, Any]
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -105,35 +102,3 @@ def random_tensor(name: str, shape: Shape, generator: np.random.Generator) -> np
 def write_random_checkpoint(path: Path | str, config: ModelConfig, dtype: str = "f16", seed: int = 0) -> None:
     """Writes a checkpoint with CompVis' names. Raises OSError where it cannot be written."""
     save_file(random_tensors(config, dtype, seed), str(path), metadata={"format": "pt"})
-
-
-def write_random_lokr(
-    path: Path | str, config: ModelConfig, factor: int = 4, gain: float = 0.5, seed: int = 0
-) -> None:
-    """Writes a LoKr adapter with kohya's names for every attention, feed-forward and convolution module.
-
-    W's difference is kron(w1, w2), w1 at most `factor` x `factor`, both stored whole as float16; its elements
-    have `gain` times the standard deviation of a layer's weights. Raises OSError where it cannot be written.
-    """
-    generator = np.random.default_rng(seed)
-    tensors: Tensors = {}
-    for module, shape in _adapted_modules(config):
-        outer, inner = math.gcd(shape[0], factor), math.gcd(shape[1], factor)
-        rest = (shape[0] // outer, shape[1] // inner, *shape[2:])
-        deviation = gain / math.sqrt(math.prod(shape[1:]))
-        tensors[f"{module}.lokr_w1"] = generator.standard_normal((outer, inner)).astype(np.float16)
-        tensors[f"{module}.lokr_w2"] = (deviation * generator.standard_normal(rest)).astype(np.float16)
-        tensors[f"{module}.alpha"] = np.asarray(factor, np.float16)
-    save_file(tensors, str(path), metadata={"ss_network_module": "lycoris.kohya"})
-
-
-def _adapted_modules(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    """kohya's name and the weight's shape of every module that `write_random_lokr` adapts."""
-    networks: tuple[tuple[str, Iterator[Layer]], ...] = (
-        ("lora_te_", text_layers(config.text)),
-        ("lora_unet_", unet_layers(config.unet)),
-    )
-    for prefix, layers in networks:
-        for layer in layers:
-            if len(layer.shape) > 1 and any(part in layer.alias for part in ADAPTED):
-                yield prefix + layer.alias.replace(".", "_"), layer.shape

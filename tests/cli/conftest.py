@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sdcomp.frontend.synthetic import small_config, write_random_checkpoint, write_random_lokr
+from sdcomp.frontend.synthetic import small_config, write_random_checkpoint
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from tests.cli.command import Result, run_apart
 
 CONFIG = small_config(

@@ -29,7 +29,8 @@ from sdcomp.codegen.onnx.model import OPSET, write_model
 from sdcomp.codegen.onnx.operators import LOWERINGS
 from sdcomp.errors import LinkError, PassError, UsageError
 from sdcomp.frontend.config import ModelConfig
-from sdcomp.frontend.synthetic import random_tensors, small_config, write_random_checkpoint, write_random_lokr
+from sdcomp.frontend.synthetic import random_tensors, small_config, write_random_checkpoint
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from sdcomp.frontend.tokenizer import Tokenizer
 from sdcomp.ir.graph import Graph, Node
 from sdcomp.ir.interpret import interpret

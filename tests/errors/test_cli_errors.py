@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sdcomp.frontend.synthetic import SMALL, write_random_checkpoint, write_random_lokr
+from sdcomp.frontend.synthetic import SMALL, write_random_checkpoint
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from tests.cli.command import run_here
 
 
