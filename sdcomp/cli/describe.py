@@ -3,12 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sdcomp.errors import LoadError, UsageError
-from sdcomp.frontend.adapters.match import match
-from sdcomp.frontend.adapters.reader import Adapter, open_adapter
+from sdcomp.frontend.adapters.aliases import Target, module_aliases
+from sdcomp.frontend.adapters.lint import warnings_of
+from sdcomp.frontend.adapters.match import CONTEXT_FAMILIES, trained_context_channels
+from sdcomp.frontend.adapters.reader import open_adapter
+from sdcomp.frontend.adapters.suffixes import ALGORITHM_OF, split_key
+from sdcomp.frontend.adapters.survey import NOT_IN_MODEL, Finding, survey
 from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.family import ADAPTER, detect
 from sdcomp.frontend.family import describe as describe_model
@@ -47,7 +52,14 @@ def _kind(path: Path) -> str:
     if is_library(path):
         return "artifact"
     with SafetensorsFile(path) as file:
-        return "adapter" if any(re.match(ADAPTER, name) for name in file.entries) else "checkpoint"
+        return "adapter" if any(map(_is_adapters, file.entries)) else "checkpoint"
+
+
+def _is_adapters(name: str) -> bool:
+    """Whether a tensor of this name is an adapter's, by prefix or suffix; `weight` alone is (IA)3's too."""
+    split = split_key(name)
+    has_suffix = split is not None and split[1] != "weight" and split[1] in ALGORITHM_OF
+    return has_suffix or re.match(ADAPTER, name) is not None
 
 
 def _artifact(path: Path, model: Path | None) -> dict[str, Any]:
@@ -69,28 +81,53 @@ def _checkpoint(path: Path, model: Path | None) -> dict[str, Any]:
 
 
 def _adapter(path: Path, model: Path | None) -> dict[str, Any]:
+    aliases = None if model is None else _aliases(model)
     with open_adapter(path) as adapter:
-        file = adapter.file
-        stored: dict[str, dict[str, int]] = {}
-        for entry in file.entries.values():
-            count = stored.setdefault(entry.dtype, {"tensors": 0, "bytes": 0})
-            count["tensors"] += 1
-            count["bytes"] += entry.end - entry.begin
+        findings = survey(adapter, aliases)
+        channels = trained_context_channels(adapter)
         return {
-            "algorithms": dict(Counter(group.algorithm for group in adapter.groups)),
-            "modules": len(adapter.groups),
+            "algorithms": dict(Counter(found.algorithm for found in findings)),
+            "modules": len({found.module for found in findings}),
             "parameters": sum(kind.elements for group in adapter.groups for kind in group.factors.values()),
-            "stored": stored,
-            "metadata": _training_facts(file.metadata),
-            **({} if model is None else {"match": _match(adapter, model)}),
+            "looks_made_for": None if channels is None else CONTEXT_FAMILIES[channels],
+            "stored": _stored(adapter.file),
+            "metadata": _training_facts(adapter.file.metadata),
+            "warnings": list(warnings_of(adapter)),
+            "adapted": [_finding(found) for found in findings],
+            **({} if model is None else {"match": _match(findings, model)}),
         }
+
+
+def _aliases(model: Path) -> dict[str, Target]:
+    with Checkpoint.open(model) as checkpoint:
+        return module_aliases(detect(checkpoint))
+
+
+def _stored(file: SafetensorsFile) -> dict[str, dict[str, int]]:
+    stored: dict[str, dict[str, int]] = {}
+    for entry in file.entries.values():
+        count = stored.setdefault(entry.dtype, {"tensors": 0, "bytes": 0})
+        count["tensors"] += 1
+        count["bytes"] += entry.end - entry.begin
+    return stored
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    """JSON has no infinity or NaN: such an alpha is text."""
+    alpha = found.alpha
+    return {**vars(found), "alpha": alpha if alpha is None or isfinite(alpha) else str(alpha)}
 
 
 def _training_facts(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: metadata[name][:_LONGEST_FACT] for name in _TRAINING_FACTS if name in metadata}
 
 
-def _match(adapter: Adapter, model: Path) -> dict[str, Any]:
-    with Checkpoint.open(model) as checkpoint:
-        plan = match([adapter], detect(checkpoint), allow_unmatched=True)
-    return {"model": str(model), "weights": sorted(plan.updates), "unmatched": list(plan.unmatched)}
+def _match(findings: list[Finding], model: Path) -> dict[str, Any]:
+    problems = {found.module: found.problem for found in findings if found.problem is not None}
+    missing = [module for module, problem in problems.items() if problem == NOT_IN_MODEL]
+    return {
+        "model": str(model),
+        "weights": sorted({name for found in findings for name in found.weights}),
+        "unmatched": missing,
+        "problems": {module: problem for module, problem in problems.items() if module not in missing},
+    }

@@ -6,10 +6,10 @@ from typing import Any
 from rich.console import Group
 
 from sdcomp.cli.debug import kernel_counts
+from sdcomp.cli.render_adapter import render_adapter
+from sdcomp.cli.sections import lines, listed, stored
 from sdcomp.cli.tables import bytes_text, columns, count_text, facts
 from sdcomp.errors import ArtifactError
-
-_LISTED = 20
 
 Description = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ def render(description: Description) -> list[Group]:
     views: dict[str, Callable[[Description], Iterator[Group]]] = {
         "artifact": _artifact,
         "checkpoint": _checkpoint,
-        "adapter": _adapter,
+        "adapter": render_adapter,
     }
     try:
         return list(views[description["kind"]](description))
@@ -49,13 +49,13 @@ def _artifact(description: Description) -> Iterator[Group]:
             "arena peak": bytes_text(max(program["arena_bytes"] for program in programs)),
         },
     )
-    yield from _list("licence and metadata", _lines(checkpoint["metadata"]))
-    yield from _list("assumed about the checkpoint", checkpoint["notes"])
+    yield from listed("licence and metadata", lines(checkpoint["metadata"]))
+    yield from listed("assumed about the checkpoint", checkpoint["notes"])
     if manifest["adapters"]:
         rows = [(a["file"], f"{a['strength']:g}", str(a["modules"])) for a in manifest["adapters"]]
         title = f"adapters folded in: {manifest['adapted_weights']} weights changed"
         yield columns(title, ("file", "strength", "modules"), rows)
-    yield from _list("modules of adapters that the model does not have", manifest["unmatched_modules"])
+    yield from listed("modules of adapters that the model does not have", manifest["unmatched_modules"])
     header = ("program", "inputs", "outputs", "MAC", "weights", "arena", "scratch")
     yield columns("programs", header, map(_program, programs))
     kernels = [(program["name"], kernel_counts(program)) for program in programs]
@@ -93,61 +93,13 @@ def _checkpoint(description: Description) -> Iterator[Group]:
         for name, network in description["networks"].items()
     ]
     yield columns("networks", ("network", "tensors", "parameters"), networks)
-    yield _stored(description)
+    yield stored(description["stored"])
     for name, settings in description["architecture"].items():
         known = {key: value for key, value in settings.items() if value is not None}
         yield facts(name, {key.replace("_", " "): _setting(value) for key, value in known.items()})
-    yield from _list("licence and metadata", _lines(description["metadata"]))
-    yield from _list("assumed", description["notes"])
+    yield from listed("licence and metadata", lines(description["metadata"]))
+    yield from listed("assumed", description["notes"])
 
 
 def _setting(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _adapter(description: Description) -> Iterator[Group]:
-    algorithms = ", ".join(f"{name} ({count} modules)" for name, count in description["algorithms"].items())
-    yield facts(
-        f"adapter {description['file']}",
-        {
-            "size": bytes_text(description["bytes"]),
-            "algorithm": algorithms,
-            "modules": str(description["modules"]),
-            "parameters": count_text(description["parameters"]),
-        },
-    )
-    yield _stored(description)
-    yield from _list("metadata", _lines(description["metadata"]))
-    if "match" in description:
-        yield from _matched(description["match"], description["modules"])
-
-
-def _matched(match: Description, modules: int) -> Iterator[Group]:
-    unmatched = match["unmatched"]
-    yield facts(
-        f"with the checkpoint {match['model']}",
-        {
-            "matched": f"{modules - len(unmatched)} of {modules} modules",
-            "weights changed": str(len(match["weights"])),
-        },
-    )
-    yield from _list("modules that the checkpoint does not have", unmatched)
-
-
-def _stored(description: Description) -> Group:
-    rows = [
-        (name, str(kind["tensors"]), bytes_text(kind["bytes"]))
-        for name, kind in description["stored"].items()
-    ]
-    return columns("stored as", ("type", "tensors", "size"), rows)
-
-
-def _lines(pairs: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {value}" for name, value in pairs.items()]
-
-
-def _list(title: str, items: list[str]) -> Iterator[Group]:
-    """A table of one column; nothing where there is nothing to list."""
-    if items:
-        more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
-        yield facts(title, {item: "" for item in (*items[:_LISTED], *more)})

@@ -15,12 +15,12 @@ from sdcomp.frontend.adapters.full import (
     norm_bias,
     norm_delta,
 )
-from sdcomp.frontend.adapters.glora import glora_weight
+from sdcomp.frontend.adapters.glora import glora_rank, glora_weight
 from sdcomp.frontend.adapters.group import Group
 from sdcomp.frontend.adapters.ia3 import OUTPUT, ia3_weight, peft_axis, peft_ia3_bias, peft_ia3_weight
-from sdcomp.frontend.adapters.loha import loha_delta, loha_input_width
-from sdcomp.frontend.adapters.lokr import lokr_delta, lokr_input_width
-from sdcomp.frontend.adapters.lora import lora_bias, lora_delta, lora_input_width
+from sdcomp.frontend.adapters.loha import loha_delta, loha_input_width, loha_rank
+from sdcomp.frontend.adapters.lokr import lokr_delta, lokr_input_width, lokr_rank
+from sdcomp.frontend.adapters.lora import lora_bias, lora_delta, lora_input_width, lora_rank
 from sdcomp.frontend.adapters.oft import boft_weight, diag_oft_weight
 from sdcomp.frontend.adapters.peft_oft import peft_boft_weight, peft_oft_weight
 from sdcomp.frontend.adapters.suffixes import (
@@ -60,14 +60,17 @@ def _never(group: Group, shape: Shape) -> bool:
 class Algorithm:
     """How a weight and a bias change, and whether a group does change them, given the weight's shape.
 
-    `input_width` tells how many inputs a linear layer has, where the factors say so. `optional_bias`: a layer
-    without bias is none of the file's faults.
+    `rank` is what alpha is divided by, for algorithms that scale; with `plain_alpha` that is the square root
+    for rs_lora (see `scale_of`). `input_width` tells how many inputs a linear layer has, where the factors
+    say so. `optional_bias`: a layer without bias is none of the file's faults.
     """
 
     weight: Change | None = None
     bias: Change | None = None
     has_weight: Callable[[Group, Shape], bool] = _always
     has_bias: Callable[[Group, Shape], bool] = _never
+    rank: Callable[[Group], int | None] | None = None
+    plain_alpha: bool = False
     input_width: Callable[[Group], int | None] | None = None
     optional_bias: bool = False
 
@@ -109,16 +112,20 @@ def _scales_outputs(group: Group, shape: Shape) -> bool:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    LOKR: Algorithm(_added(lokr_delta), input_width=lokr_input_width),
+    LOKR: Algorithm(_added(lokr_delta), rank=lokr_rank, input_width=lokr_input_width),
     LORA: Algorithm(
-        _added(lora_delta), _added_bias(lora_bias), has_bias=_has(UP_BIAS), input_width=lora_input_width
+        _added(lora_delta),
+        _added_bias(lora_bias),
+        has_bias=_has(UP_BIAS),
+        rank=lora_rank,
+        input_width=lora_input_width,
     ),
-    LOHA: Algorithm(_added(loha_delta), input_width=loha_input_width),
+    LOHA: Algorithm(_added(loha_delta), rank=loha_rank, input_width=loha_input_width),
     IA3: Algorithm(ia3_weight),
     PEFT_IA3: Algorithm(peft_ia3_weight, peft_ia3_bias, has_bias=_scales_outputs, optional_bias=True),
     FULL: Algorithm(_added(full_delta), _added_bias(full_bias), _has(DIFF), _has(DIFF_BIAS)),
     NORM: Algorithm(_added(norm_delta), _added_bias(norm_bias), _has(NORM_WEIGHT), _has(NORM_BIAS)),
-    GLORA: Algorithm(glora_weight),
+    GLORA: Algorithm(glora_weight, rank=glora_rank, plain_alpha=True),
     DIAG_OFT: Algorithm(diag_oft_weight),
     BOFT: Algorithm(boft_weight),
     PEFT_OFT: Algorithm(peft_oft_weight),

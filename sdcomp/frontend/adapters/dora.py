@@ -31,7 +31,7 @@ def dora_weight(group: Group, file: str, weight: Node, delta: Node, strength: fl
     """W + m (W' - W), of weight W and gamma delta. Raises AdapterError for lengths that do not fit W."""
     suffix = DORA_SCALE if DORA_SCALE in group.factors else MAGNITUDE
     lengths = factor(group, file, suffix, _ANY_RANK)
-    axis, rank = _axis(group, suffix), len(weight.shape)
+    axis, rank = dora_axis(group, suffix), len(weight.shape)
     if rank < 2 or lengths.type.elements != weight.shape[axis]:
         found = f"is {list(lengths.shape)}, which is no length per {('output', 'input')[axis]}"
         raise group.error(f"{found} of a weight {list(weight.shape)}", suffix)
@@ -41,7 +41,8 @@ def dora_weight(group: Group, file: str, weight: Node, delta: Node, strength: fl
     return blended(strength, weight, build("mul", changed, scale))
 
 
-def _axis(group: Group, suffix: str) -> int:
+def dora_axis(group: Group, suffix: str) -> int:
+    """The axis of the weight along which lengths are given: 0 per output, 1 per input."""
     if suffix == MAGNITUDE:
         return 1 if is_embedding(group) else 0
     shape = group.factors[suffix].shape

@@ -21,6 +21,12 @@ def factor(group: Group, file: str, suffix: str, ranks: tuple[int, ...]) -> Node
     return build("weight", name=group.key(suffix), file=file, shape=found.shape, dtype=found.dtype.value)
 
 
+def first_side(group: Group, suffix: str) -> int | None:
+    """The first side of a factor, which is the rank of those stored [rank, ...]; None where it has none."""
+    found = group.factors.get(suffix)
+    return found.shape[0] if found is not None and found.shape else None
+
+
 def pointwise_matrix(group: Group, file: str, suffix: str) -> Node:
     """A matrix that may be stored as a 1x1 convolution."""
     node = factor(group, file, suffix, (2, 4))

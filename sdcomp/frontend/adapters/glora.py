@@ -56,6 +56,12 @@ def glora_weight(group: Group, file: str, weight: Node, strength: float) -> Node
     return build("add", weight, scaled(strength, delta))
 
 
+def glora_rank(group: Group) -> int | None:
+    """The smaller side of a1, which is the rank in both layouts; None where there is none."""
+    found = group.factors.get(A1)
+    return min(_matrix_shape(found.shape)) if found is not None and found.shape else None
+
+
 def _layout(group: Group, shape: Shape) -> _Layout:
     for layout in (OLD, NEW):
         if _fits(group, layout, shape):

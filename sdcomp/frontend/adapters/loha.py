@@ -12,6 +12,7 @@ from sdcomp.frontend.adapters.factors import (
     check_complete,
     check_kernel,
     factor,
+    first_side,
     fitted,
     kernel_matrix,
     low_rank_product,
@@ -38,7 +39,12 @@ def loha_delta(group: Group, file: str, shape: Shape) -> Node:
     if len(cores) == 1:
         raise group.error(f"has {cores[0]} but not both of hada_t1 and hada_t2; the file is incomplete")
     first, second = (fitted(group, _half(group, file, names, shape[2:]), shape) for names in HALVES)
-    return with_scale(group, group.factors[RANK_OF].shape[0], build("mul", first, second))
+    return with_scale(group, loha_rank(group), build("mul", first, second))
+
+
+def loha_rank(group: Group) -> int | None:
+    """The rank that alpha is divided by; None where `hada_w1_b` is missing or has no sides."""
+    return first_side(group, RANK_OF)
 
 
 def loha_input_width(group: Group) -> int | None:

@@ -19,9 +19,9 @@ from sdcomp.frontend.adapters.expressions import shaped
 from sdcomp.frontend.adapters.factors import (
     check_kernel,
     factor,
+    first_side,
     kernel_matrix,
     low_rank_product,
-    scale_of,
     tucker_product,
     with_scale,
 )
@@ -50,12 +50,23 @@ def lokr_delta(group: Group, file: str, shape: Shape) -> Node:
         raise group.error(f"the weight is {list(shape)}, but the factors {found}; it is for another model")
     if area > 1:
         second = shaped(second, (second.shape[0], second.shape[1] // area, *shape[2:]))
-    return with_scale(group, _rank(group), shaped(build("kron", first, second), shape))
+    return with_scale(group, lokr_rank(group), shaped(build("kron", first, second), shape))
 
 
-def lokr_scale(group: Group) -> float:
-    """gamma, as this file's head defines it. Raises AdapterError where it is not finite."""
-    return scale_of(group, _rank(group))
+def lokr_rank(group: Group) -> int | None:
+    """The rank that alpha is divided by, of w2 before that of w1; None where both factors are whole."""
+    ranks = (first_side(group, suffix) for suffix in (W2_B, W1_B))
+    return next((rank for rank in ranks if rank is not None), None)
+
+
+def lokr_form(group: Group) -> str:
+    """How the two factors are stored: `w1 whole, w2 of rank 4 in Tucker form`."""
+    first, second = first_side(group, W1_B), first_side(group, W2_B)
+    tucker = " in Tucker form" if T2 in group.factors else ""
+    return ", ".join(
+        f"{name} whole" if rank is None else f"{name} of rank {rank}{tucker if name == 'w2' else ''}"
+        for name, rank in (("w1", first), ("w2", second))
+    )
 
 
 def lokr_input_width(group: Group) -> int | None:
@@ -70,10 +81,6 @@ def lokr_input_width(group: Group) -> int | None:
 def is_whole(group: Group) -> bool:
     """Whether neither factor is stored as a product, so that alpha says nothing."""
     return W1 in group.factors and W2 in group.factors
-
-
-def _rank(group: Group) -> int | None:
-    return next((group.factors[suffix].shape[0] for suffix in (W2_B, W1_B) if suffix in group.factors), None)
 
 
 def _check_complete(group: Group) -> None:

@@ -19,6 +19,7 @@ from sdcomp.frontend.adapters.factors import (
     check_complete,
     check_kernel,
     factor,
+    first_side,
     fitted,
     kernel_matrix,
     low_rank_product,
@@ -43,12 +44,12 @@ def lora_delta(group: Group, file: str, shape: Shape) -> Node:
     else:
         check_complete(group, (UP, DOWN))
         delta = _tucker(group, file, shape[2:]) if MID in group.factors else _plain(group, file, shape[2:])
-    return with_scale(group, _rank(group), fitted(group, delta, shape))
+    return with_scale(group, lora_rank(group), fitted(group, delta, shape))
 
 
 def lora_bias(group: Group, file: str) -> Node:
     """gamma lora_B.bias, for a layer's bias."""
-    return with_scale(group, _rank(group), factor(group, file, UP_BIAS, (1,)))
+    return with_scale(group, lora_rank(group), factor(group, file, UP_BIAS, (1,)))
 
 
 def is_embedding(group: Group) -> bool:
@@ -56,15 +57,15 @@ def is_embedding(group: Group) -> bool:
     return EMBEDDING_UP in group.factors or EMBEDDING_DOWN in group.factors
 
 
+def lora_rank(group: Group) -> int | None:
+    """The rank that alpha is divided by; None where `down` is missing or has no sides."""
+    return first_side(group, EMBEDDING_DOWN if is_embedding(group) else DOWN)
+
+
 def lora_input_width(group: Group) -> int | None:
     """Number of inputs of the adapted linear layer; None where the factors do not tell."""
     down = group.factors.get(DOWN)
     return prod(down.shape[1:]) if down is not None and len(down.shape) > 1 else None
-
-
-def _rank(group: Group) -> int:
-    down = group.factors[EMBEDDING_DOWN if is_embedding(group) else DOWN]
-    return down.shape[0] if down.shape else 1
 
 
 def _plain(group: Group, file: str, kernel: Shape) -> Node:

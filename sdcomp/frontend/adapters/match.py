@@ -59,7 +59,7 @@ def match_aliases(
         for (target, _), group in matched.items():
             strength = adapter.text_strength if target.is_text else adapter.strength
             try:
-                found = list(_updates(group, adapter_id(index), target, strength))
+                found = list(group_updates(group, adapter_id(index), target, strength))
             except AdapterError as error:
                 raise AdapterError(f"{error}{hint}") from None
             for name, update in found if strength != 0 else ():
@@ -94,8 +94,10 @@ def _matched(adapter: Adapter, aliases: Mapping[str, Target]) -> dict[tuple[Targ
     return matched
 
 
-def _updates(group: Group, file: str, target: Target, strength: float) -> Iterator[tuple[str, Update]]:
-    """Names of the tensors that the group changes, and how. Each is tried once: what does not fit shows."""
+def group_updates(group: Group, file: str, target: Target, strength: float) -> Iterator[tuple[str, Update]]:
+    """Names of the tensors that the group changes, and how. Each is tried once: what does not fit raises an
+    AdapterError.
+    """
     _check_sizes(group, target.shape)
     algorithm = ALGORITHMS[group.algorithm]
     if algorithm.weight is not None and algorithm.has_weight(group, target.shape):
@@ -158,12 +160,20 @@ def _check_sizes(group: Group, shape: Shape) -> None:
             raise group.error(f"{found}; the file is damaged or hostile", suffix)
 
 
-def _family_hint(adapter: Adapter, context_channels: int) -> str:
+def trained_context_channels(adapter: Adapter) -> int | None:
+    """Channels of the text that adapted cross-attention reads, if `CONTEXT_FAMILIES` has them."""
     for group in adapter.groups:
         input_width = ALGORITHMS[group.algorithm].input_width
         if not group.module.endswith(CONTEXT_MODULES) or input_width is None:
             continue
         width = input_width(group)
-        if width in CONTEXT_FAMILIES and width != context_channels:
-            return f" (it looks like an adapter for {CONTEXT_FAMILIES[width]})"
-    return ""
+        if width in CONTEXT_FAMILIES:
+            return width
+    return None
+
+
+def _family_hint(adapter: Adapter, context_channels: int) -> str:
+    found = trained_context_channels(adapter)
+    if found is None or found == context_channels:
+        return ""
+    return f" (it looks like an adapter for {CONTEXT_FAMILIES[found]})"
