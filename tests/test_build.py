@@ -192,6 +192,6 @@ def test_progress_and_passes_are_told(small_built: Built, tmp_path: Path) -> Non
         lambda *step: stages.append(step),
         lambda name, module: passes.append(name),
     )
-    assert list(dict.fromkeys(stage for stage, _, _ in stages)) == ["plan", "compile", "weights", "link"]
+    assert list(dict.fromkeys(stage for stage, _, _ in stages)) == ["plan", "weights", "compile", "link"]
     assert all(0 <= done <= total for _, done, total in stages)
     assert passes == [step.name for step in pipeline(PipelineOptions())]

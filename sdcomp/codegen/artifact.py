@@ -68,8 +68,7 @@ class _Build:
         symbols = name_kernels(planned.program for planned in programs)
         if self.recipe.inspect is not None:
             self.recipe.inspect(symbols, self.recipe.target)
-        self.progress("compile", 0, 1)
-        objects = emit_objects(symbols, self.recipe.target)
+        # Weights first: a damaged one is reported before time goes into kernels.
         payload = self.folder / "payload"
         with open(payload, "wb") as file:
             writer = PayloadWriter(file, self.path)
@@ -79,6 +78,8 @@ class _Build:
                 for name, data in self.recipe.assets.items()
             }
             weights_bytes, weights_hash = writer.finish()
+        self.progress("compile", 0, 1)
+        objects = emit_objects(symbols, self.recipe.target)
         state_offsets, state_bytes = _place_state(programs)
         tables = Tables(
             programs,

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 Progress = Callable[[str, int, int], None]
 
 OLD = b"what was there before"
-STAGES = ("plan", "compile", "weights", "link")
+STAGES = ("plan", "weights", "compile", "link")
 
 
 def build(checkpoint: Path, output: Path, progress: Progress | None = None, **options: Any) -> None:
@@ -56,12 +56,15 @@ VAE_LAST = "first_stage_model.decoder.conv_out.bias"
 @pytest.mark.parametrize("name", [UNET_FIRST, VAE_LAST])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_numbers(small_built: Built, tmp_path: Path, name: str, value: float) -> None:
+    """Found before anything is compiled."""
+    stages = []
     tensors = load_file(small_built.checkpoint)
     tensors[name].reshape(-1)[-1] = value
     path = tmp_path / "broken.safetensors"
     save_file(tensors, path)
     with refused(tmp_path, LoadError, str(path), name, "NaN or infinity"):
-        build(path, tmp_path / "model.so")
+        build(path, tmp_path / "model.so", lambda stage, done, total: stages.append(stage))
+    assert set(stages) == {"plan", "weights"}
 
 
 def without(tensors: dict[str, Any]) -> None:
