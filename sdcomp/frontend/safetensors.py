@@ -25,6 +25,9 @@ from sdcomp.ir.types import Array, Shape
 MAX_HEADER_BYTES = 16 << 20
 """The largest known checkpoint headers are under 1 MiB; parsed JSON takes tens of times its text."""
 
+MAX_TENSORS = 100_000
+"""The largest known files, adapters of every module of SDXL, have some ten thousand."""
+
 MAX_RANK = 8
 
 MAX_NAME_LENGTH = 1024
@@ -190,6 +193,8 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
 
 
 def _entries(path: Path, header: Mapping[str, Any], payload: int, size: int) -> dict[str, TensorEntry]:
+    if len(header) > MAX_TENSORS:
+        raise LoadError(f"{path}: has {len(header)} tensors, at most {MAX_TENSORS} are read")
     entries = [_entry(path, name, fields, payload, size) for name, fields in header.items()]
     _check_contiguous(path, sorted(entries, key=lambda entry: (entry.begin, entry.end)), payload, size)
     return {entry.name: entry for entry in entries}

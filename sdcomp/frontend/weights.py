@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
-from sdcomp.errors import AdapterError, LoadError
+from sdcomp.errors import LoadError
 from sdcomp.frontend.adapters.reader import Adapter, adapter_id
-from sdcomp.frontend.safetensors import quoted
 from sdcomp.ir.graph import Node
 from sdcomp.ir.types import Array
 from sdcomp.passes.apply_adapters import CHECKPOINT
@@ -36,16 +33,9 @@ class WeightSource:
         adapter holds NaN or infinity, and KeyError for a file or tensor that is not there.
         """
         name, file = node.text("name"), node.text("file")
-        values = self._checkpoint.read(name) if file == CHECKPOINT else _factor(self._adapters[file], name)
+        reader = self._checkpoint if file == CHECKPOINT else self._adapters[file]
+        values = reader.read(name)
         if values.shape != node.shape:
             found = f"expected shape {list(node.shape)}, found {list(values.shape)}"
             raise LoadError(f"weight {name} of {file}: {found}")
         return values.astype(node.dtype.numpy, copy=False)
-
-
-def _factor(adapter: Adapter, name: str) -> Array:
-    values = adapter.file.read(name)
-    if not np.isfinite(values).all():
-        where = f"{adapter.file.path}: tensor {quoted(name)}"
-        raise AdapterError(f"{where}: contains NaN or infinity; the adapter is damaged")
-    return values

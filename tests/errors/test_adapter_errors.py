@@ -1,8 +1,5 @@
 """Adapters that cannot be used: each one clear line that names the file and the key."""
 
-import json
-import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +281,24 @@ def test_factor_that_is_not_finite(value: float, tmp_path: Path) -> None:
     tensors = lokr(Q)
     tensors[f"{Q}.lokr_w1"][1, 2] = value
     save_file(tensors, path)
+    message = f"'{Q}.lokr_w1': contains NaN or infinity"
     with open_adapter(path) as adapter:
-        match([adapter], SMALL)
         source = WeightSource({}, [adapter])  # type: ignore[arg-type]
-        with pytest.raises(AdapterError, match=f"'{Q}.lokr_w1': contains NaN or infinity"):
+        with pytest.raises(AdapterError, match=message):
+            match([adapter], SMALL)
+        with pytest.raises(AdapterError, match=message):
             source.read_weight(weight(f"{Q}.lokr_w1", (4, 4), "adapter0"))
+
+
+def test_factors_whose_product_overflows(tmp_path: Path) -> None:
+    """Known from the factors, before any weight is read; what only a sum overflows is found in folding."""
+    path = tmp_path / "adapter.safetensors"
+    save_file({name: np.float32(1e20) * tensor for name, tensor in lokr(Q).items()}, path)
+    with (
+        pytest.raises(AdapterError, match=f"'{Q}': its factors reach 1e.20 and 1e.20, so that their product"),
+        open_adapter(path) as adapter,
+    ):
+        match([adapter], SMALL)
 
 
 def test_shape_that_changed_since_the_plan(tmp_path: Path) -> None:
@@ -316,59 +326,6 @@ def test_bias_difference_beside_another_algorithm(tmp_path: Path) -> None:
     assert sorted(name.rpartition(".")[2] for name in names) == ["bias", "weight"]
 
 
-MANY = 100_000
-
-
-def test_very_many_modules_are_refused_soon(tmp_path: Path) -> None:
-    path = tmp_path / "adapter.safetensors"
-    write_sparse(path, {f"module{index}.alpha": [] for index in range(MANY)})
-    start = time.process_time()
-    with pytest.raises(AdapterError, match=f"adapts {MANY} modules, at most 20000 are read"):
-        open_adapter(path)
-    assert time.process_time() - start < 5
-
-
-def test_very_many_unknown_tensors_are_refused_soon(tmp_path: Path) -> None:
-    path = tmp_path / "adapter.safetensors"
-    names = [f"module{index}.lokr_w9" for index in range(MANY)]
-    write_sparse(path, {**{name: [1] for name in names}, f"{Q}.diff": [32, 32]})
-    start = time.process_time()
-    with pytest.raises(AdapterError, match=f"{MANY} tensors are not part of any known adapter format"):
-        open_adapter(path)
-    assert time.process_time() - start < 5
-
-
-def test_header_of_a_million_tensors_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "adapter.safetensors"
-    with path.open("wb") as file:
-        file.write((80 * 10 * MANY).to_bytes(8, "little"))
-        file.truncate(1 << 30)
-    with pytest.raises(LoadError, match=r"its header claims 80000000 bytes, at most"):
-        open_adapter(path)
-
-
-def test_factors_larger_than_memory_are_refused_unread(tmp_path: Path) -> None:
-    """A sparse file may claim any size without taking it."""
-    path = tmp_path / "adapter.safetensors"
-    rank = 1 << 28
-    write_sparse(path, {f"{Q}.lora_up.weight": [32, rank], f"{Q}.lora_down.weight": [rank, 32]})
-    with pytest.raises(AdapterError, match="is absurdly large"), open_adapter(path) as adapter:
-        match([adapter], SMALL)
-
-
-def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
-    """A file of zeros, written without making them."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-
-
 QUERY = f"{SMALL.unet.prefix}input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
 
 
@@ -381,11 +338,12 @@ def folded(path: Path, before: Any, dtype: str, strength: float = 1.0) -> Any:
         return fold(PackedWeight(node, Rows(DType(dtype))), source.read_weight)
 
 
-@pytest.mark.parametrize(("dtype", "value"), [("f32", 1e20), ("f16", 1e3)])
-def test_product_that_overflows(dtype: str, value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "value"), [("f32", 1.8e19), ("f16", 1e3)])
+def test_sum_that_overflows(dtype: str, value: float, tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
-    save_file({name: np.float32(value) * tensor for name, tensor in lokr(Q).items()}, path)
-    message = f"{QUERY}: with adapters its values are .*, more than {dtype} can hold.*'{Q}.lokr_w1'"
+    factors = {"lora_up.weight": ones(32, 8), "lora_down.weight": ones(8, 32)}
+    save_file({f"{Q}.{name}": np.float32(value) * tensor for name, tensor in factors.items()}, path)
+    message = f"{QUERY}: with adapters its values are .*, more than {dtype} can hold.*'{Q}.lora_up.weight'"
     with pytest.raises(AdapterError, match=message):
         folded(path, ones(32, 32), dtype)
 

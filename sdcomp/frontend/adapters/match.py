@@ -6,6 +6,7 @@ from math import prod
 from sdcomp.errors import AdapterError
 from sdcomp.frontend.adapters.algorithms import ALGORITHMS, Change
 from sdcomp.frontend.adapters.aliases import Target, module_aliases
+from sdcomp.frontend.adapters.audit import check_values
 from sdcomp.frontend.adapters.expressions import shaped, transposed
 from sdcomp.frontend.adapters.group import Group
 from sdcomp.frontend.adapters.lint import warnings_of
@@ -27,18 +28,23 @@ CONTEXT_FAMILIES = {
 """Channels of the text encoder's output, which cross-attention reads, to the family that has them."""
 
 MOST_GROWTH = 64
-SMALLEST_LIMIT = 1 << 20
-"""A factor may have so many times the weight's elements, or so many elements, whichever is more."""
+SMALL, LARGE = 1 << 20, 1 << 24
+"""A factor may have MOST_GROWTH times the elements of the weight; SMALL elements always, more than LARGE only
+where the weight has half as many.
+"""
 
 
 def match(adapters: Sequence[Adapter], config: ModelConfig, allow_unmatched: bool = False) -> AdapterPlan:
     """The plan for all adapters, stacked in the order given; strength 0 leaves the weight as it is.
 
     Raises AdapterError, naming file and module, for modules that the model does not have (unless
-    `allow_unmatched`: they are in the plan then), for two modules of one file that are the same, and for
-    tensors that do not fit.
+    `allow_unmatched`: they are in the plan then), for two modules of one file that are the same, for tensors
+    that do not fit, and for values that no weight can come of.
     """
-    return match_aliases(adapters, module_aliases(config), config.unet.context_channels, allow_unmatched)
+    aliases = module_aliases(config)
+    plan = match_aliases(adapters, aliases, config.unet.context_channels, allow_unmatched)
+    check_values(adapters, aliases)
+    return plan
 
 
 def match_aliases(
@@ -153,7 +159,7 @@ def _widened(node: Node) -> Node:
 
 def _check_sizes(group: Group, shape: Shape) -> None:
     """No trainer makes factors that are much larger than the weight; this bounds the memory of a build."""
-    limit = max(MOST_GROWTH * prod(shape), SMALLEST_LIMIT)
+    limit = max(min(MOST_GROWTH * prod(shape), LARGE), 2 * prod(shape), SMALL)
     for suffix, kind in group.factors.items():
         if kind.elements > limit:
             found = f"{list(kind.shape)} is absurdly large for a weight {list(shape)}"

@@ -8,7 +8,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from functools import cached_property
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_TERMS = 64
+MOST = 1e300
+"""Numbers of a configuration; JSON has integers that no float holds."""
 
 _PLAIN_PATTERN = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 _TYPES = {"LORA": ("lora_alpha", "r"), "LOHA": ("alpha", "r"), "LOKR": ("alpha", "r")}
@@ -54,6 +57,7 @@ class PeftConfig:
             )
         return alpha / (sqrt(rank) if self.fields.get("use_rslora") else rank)
 
+    @cached_property
     def facts(self) -> Facts:
         """What OFT and (IA)3 need to know, with PEFT's defaults from when a field was missing."""
         is_neumann = bool(self.fields.get("use_cayley_neumann", False))
@@ -74,26 +78,43 @@ class PeftConfig:
         return init if init.startswith(("pissa", "corda", "olora")) else None
 
     def _number(self, name: str) -> float:
-        value = self.fields.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        return self._checked(name, self.fields.get(name))
+
+    def _checked(self, name: str, value: Any) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= MOST:
             raise self._error(f"{name} must be a finite number, found {quoted(repr(value))}")
         return float(value)
 
     def _for_module(self, name: str, module: str, default: float) -> float:
-        """PEFT takes patterns for regular expressions of how a module's name ends; here they are names."""
+        """PEFT takes patterns for regular expressions of how a module's name ends; here they are names.
+
+        The first that fits counts.
+        """
+        patterns = self._patterns[name]
+        parts = module.split(".")
+        endings = (".".join(parts[start:]) for start in range(len(parts)))
+        fitting = [patterns[key] for key in (f"^{module}", *endings) if key in patterns]
+        return min(fitting)[1] if fitting else default
+
+    @cached_property
+    def _patterns(self) -> dict[str, dict[str, tuple[int, float]]]:
+        """By field and name of a module: place in the file, and number."""
+        return {name: self._numbered(name) for name in ("alpha_pattern", "rank_pattern")}
+
+    def _numbered(self, name: str) -> dict[str, tuple[int, float]]:
         patterns = self.fields.get(name) or {}
         if not isinstance(patterns, dict):
             raise self._error(f"{name} must map names of modules to numbers")
-        for pattern, value in patterns.items():
+        numbered: dict[str, tuple[int, float]] = {}
+        for place, (pattern, value) in enumerate(patterns.items()):
             if _PLAIN_PATTERN.fullmatch(pattern) is None:
                 raise self._error(
                     f"{name} has the regular expression {quoted(pattern)}; names of modules are understood"
                 )
             plain = pattern.replace("\\.", ".").rstrip("$")
-            ends = module == plain[1:] if plain.startswith("^") else f".{module}".endswith(f".{plain}")
-            if ends:
-                return PeftConfig(self.source, {name: value})._number(name)
-        return default
+            numbered.setdefault(plain, (place, self._checked(name, value)))
+        return numbered
 
     def _error(self, reason: str) -> AdapterError:
         return AdapterError(f"{self.source}: {reason}")

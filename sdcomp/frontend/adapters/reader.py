@@ -10,6 +10,8 @@ from math import isfinite
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from sdcomp.errors import AdapterError
 from sdcomp.frontend.adapters import peft
 from sdcomp.frontend.adapters.facts import trainer_facts
@@ -24,7 +26,7 @@ from sdcomp.frontend.adapters.suffixes import (
     split_key,
 )
 from sdcomp.frontend.safetensors import SafetensorsFile, TensorEntry, quoted
-from sdcomp.ir.types import DType, TensorType
+from sdcomp.ir.types import Array, DType, TensorType
 
 TRAINING = "._lycoris_"
 """Marks keys that LyCORIS 4 writes to resume training; the factors beside them have `scalar` folded in."""
@@ -51,6 +53,14 @@ class Adapter:
     text_strength: float
     groups: tuple[Group, ...]
     configs: Mapping[str, peft.PeftConfig]
+
+    def read(self, name: str) -> Array:
+        """A factor by its name in the file, as `SafetensorsFile.read`; AdapterError for NaN or infinity."""
+        values = self.file.read(name)
+        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+            where = f"{self.file.path}: tensor {quoted(name)}"
+            raise AdapterError(f"{where}: contains NaN or infinity; the adapter is damaged")
+        return values
 
     def close(self) -> None:
         self.file.close()
@@ -137,7 +147,7 @@ def _groups(
     facts = trainer_facts(file.metadata)
     for module, entries in modules.items():
         config = peft.config_of(module, configs)
-        module_facts = facts if config is None else config.facts()
+        module_facts = facts if config is None else config.facts
         scale = None if config is None else config.scale(peft.bare(module))
         for algorithm, owned in _by_algorithm(file.path, module, entries).items():
             group = _group(file, Group(file.path, module, algorithm, facts=module_facts), owned, is_folded)
