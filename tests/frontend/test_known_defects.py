@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from tests.frontend.adapter_case import BOUND, changed, dora, random, scalar
-from tests.passes.graphs import Array, error
+from sdcomp.errors import AdapterError
+from sdcomp.frontend.adapters import open_adapter
+from sdcomp.frontend.adapters.aliases import UNET, Target, alias_table
+from sdcomp.frontend.adapters.match import match_aliases
+from sdcomp.frontend.weights import WeightSource
+from sdcomp.ir.interpret import evaluate
+from tests.frontend.adapter_case import BOUND, Tensors, changed, dora, random, scalar
+from tests.passes.graphs import Array, error, weight
 
 
 def f64(array: Array) -> Array:
@@ -77,3 +84,45 @@ def test_dora(tmp_path: Path) -> None:
     lengths = np.abs(random(12, 1)) + 0.5
     found = changed(tmp_path, {"lokr_w1": first, "lokr_w2": second, "dora_scale": lengths}, before)
     assert error(found, dora(before, kron(first, second), lengths, 0, 1)) < BOUND
+
+
+def applied(folder: Path, file: dict[str, Array], targets: dict[str, Target], before: Array) -> Array:
+    """`before`, whose modules are `targets` by name, with the file applied."""
+    save_file(file, folder / "adapter.safetensors")
+    aliases = alias_table([(UNET, [((name,), target) for name, target in targets.items()])])
+    with open_adapter(folder / "adapter.safetensors") as adapter:
+        (updates,) = match_aliases([adapter], aliases, 768).updates.values()
+        node = weight("w", before.shape)
+        for update in updates:
+            node = update(node)
+        return evaluate(node, WeightSource(Tensors({"w": before}), [adapter]).read_weight)
+
+
+def test_parts_of_one_convolution(tmp_path: Path) -> None:
+    """It joins query, key and value of linear layers only; here each changes its own rows, the key none."""
+    before, file, targets = random(36, 10, 3, 3, seed=1), {}, {}
+    expected = f64(before)
+    for index, name in enumerate("qkv"):
+        targets[name] = Target("w", (12, 10, 3, 3), False, rows=(12 * index, 12 * index + 12))
+        if name != "k":
+            first, second = random(3, 2, seed=index), random(4, 5, 3, 3, seed=index)
+            file |= {f"{name}.lokr_w1": first, f"{name}.lokr_w2": second}
+            expected[12 * index : 12 * index + 12] += kron(first, second, (3, 3))
+    assert error(applied(tmp_path, file, targets, before), expected) < BOUND
+
+
+def test_lokr_beside_a_lora(tmp_path: Path) -> None:
+    """It applies the first kind that it finds for a weight, and drops the others."""
+    first, second, up, down = random(3, 2), random(4, 5), random(12, 2, seed=2), random(2, 10, seed=2)
+    before = random(12, 10, seed=1)
+    file = {"unet.a.lokr_w1": first, "unet.a.lokr_w2": second}
+    file |= {"lora_unet_a.lora_up.weight": up, "lora_unet_a.lora_down.weight": down}
+    expected = before + kron(first, second) + f64(up) @ down
+    assert error(applied(tmp_path, file, {"a": Target("w", (12, 10), False)}, before), expected) < BOUND
+
+
+def test_shapes_are_checked(tmp_path: Path) -> None:
+    """It multiplies what it finds: here as many elements as the weight has, but other sides."""
+    file = {"unet.a.lokr_w1": random(2, 3), "unet.a.lokr_w2": random(5, 4)}
+    with pytest.raises(AdapterError, match=r"'unet\.a': the weight is \[12, 10\], but the factors"):
+        applied(tmp_path, file, {"a": Target("w", (12, 10), False)}, random(12, 10))
