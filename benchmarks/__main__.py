@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         _network(subparsers.add_parser(subject, help=f"time and memory of the {subject} network"), subject)
     for subject in commands.LAYERS:
         _measured(subparsers.add_parser(subject, help=f"time of single {subject} layers"), subject)
+    _image(subparsers.add_parser("image", help="time and memory of a whole picture, process and all"))
     _memory(subparsers.add_parser("memory", help="time and peak memory of `sdcomp build` and `sdcomp run`"))
     _accuracy(subparsers.add_parser("accuracy", help="relative errors of every program"))
     _make_checkpoint(subparsers.add_parser("make-checkpoint", help="write a synthetic checkpoint"))
@@ -64,6 +65,17 @@ def _network(parser: argparse.ArgumentParser, subject: str) -> None:
         parser.add_argument(
             "--hoist-prompt", action="store_true", help="leave out what we compute once per picture"
         )
+
+
+def _image(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument(
+        "--peers", default="openvino", metavar="LIST", help="openvino,onnxruntime,torch, or none: ''"
+    )
+    parser.add_argument("--runs", type=_positive, default=1, metavar="N", help="turns per program")
+    parser.add_argument("--steps", type=_positive, default=20, metavar="N")
+    _model(parser)
+    parser.set_defaults(command=commands.measure_image)
 
 
 def _model(parser: argparse.ArgumentParser) -> None:

@@ -61,6 +61,21 @@ def measure_memory(options: argparse.Namespace) -> int:
     return _report(records, options)
 
 
+def measure_image(options: argparse.Namespace) -> int:
+    """Makes a whole picture with `sdcomp run` and with the chosen peers."""
+    from benchmarks.peers.registry import chosen_peers
+    from benchmarks.subjects.image import Picture, measure_image
+
+    peers = chosen_peers(options.peers)
+    with _scratch_folder() as name:
+        artifact = options.artifact or Path(name) / "model.so"
+        if options.artifact is None:
+            build_artifact(options.model, artifact, options.size, options.threads)
+        picture = Picture(options.model, artifact, options.size, options.steps, options.threads)
+        records = list(measure_image(picture, peers, options.runs, Path(name)))
+    return _report(records, options)
+
+
 def check_accuracy(options: argparse.Namespace) -> int:
     """Prints the error of every program; exit code 1 if one is above its bound."""
     from benchmarks.accuracy import check_accuracy

@@ -87,6 +87,23 @@ def test_other_weights_are_noticed(files: Files, capsys: pytest.CaptureFixture[s
     assert "compute different things" in capsys.readouterr().err
 
 
+def test_picture_against_torch(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    arguments = ["image", *model_arguments(files, files.artifact), "--peers", "torch", "--steps", "2"]
+    assert main([*arguments, "--json", str(path)]) == 0
+    (record,) = json.loads(path.read_text())
+    assert list(record) == RECORD_FIELDS
+    assert (record["subject"], record["case"], record["peer"]) == ("image", "32x32, 2 steps", "torch")
+    assert record["ratio"] == pytest.approx(record["ours_ms"] / record["peer_ms"])
+    assert min(record["ours_peak_mb"], record["peer_peak_mb"]) > 10
+
+
+def test_another_picture_is_noticed(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["image", *model_arguments(files, files.adapted), "--peers", "torch", "--steps", "2"]
+    assert main(arguments) == 1
+    assert "makes another picture" in capsys.readouterr().err
+
+
 def test_accuracy_of_an_exact_model(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accuracy", *model_arguments(files, files.artifact)]) == 0
     lines = capsys.readouterr().out.splitlines()

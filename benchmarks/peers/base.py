@@ -1,11 +1,15 @@
 """What a peer is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
-from benchmarks.cases import Case, Program
+from benchmarks.cases import Array, Case, Program, joined
+
+Function: TypeAlias = Callable[[tuple[Array, ...]], list[Array]]
+"""From the inputs of one call of a case's module to its outputs, as row-major arrays."""
 
 
 class Peer(ABC):
@@ -26,5 +30,10 @@ class Peer(ABC):
         del case, folder
 
     @abstractmethod
+    def function(self, case: Case, folder: Path, threads: int) -> Function:
+        """The case's module, ready to be called with this many threads."""
+
     def load(self, case: Case, folder: Path, threads: int) -> Program:
-        """The case, ready to be evaluated with this many threads."""
+        """The case, bound to its inputs."""
+        function, calls = self.function(case, folder, threads), case.calls()
+        return Program(lambda: joined([function(call) for call in calls]), None, case.finish)

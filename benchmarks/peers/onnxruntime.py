@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import Array, Case, Program, joined
-from benchmarks.peers.base import Peer
+from benchmarks.cases import Array, Case
+from benchmarks.peers.base import Function, Peer
 
 _MODEL = "model.onnx"
 _OPSET = 20
@@ -28,7 +28,7 @@ class OnnxRuntime(Peer):
                 case.module().eval(), arguments, folder / _MODEL, opset_version=_OPSET, dynamo=False
             )
 
-    def load(self, case: Case, folder: Path, threads: int) -> Program:
+    def function(self, case: Case, folder: Path, threads: int) -> Function:
         import onnxruntime  # type: ignore[import-untyped]
 
         options = onnxruntime.SessionOptions()
@@ -36,9 +36,9 @@ class OnnxRuntime(Peer):
         options.inter_op_num_threads = 1
         session = onnxruntime.InferenceSession(folder / _MODEL, options, providers=["CPUExecutionProvider"])
         names = [argument.name for argument in session.get_inputs()]
-        calls = [dict(zip(names, call, strict=True)) for call in case.calls()]
 
-        def outputs(call: dict[str, Array]) -> list[Array]:
-            return [np.ascontiguousarray(output) for output in session.run(None, call)]
+        def outputs(call: tuple[Array, ...]) -> list[Array]:
+            found = session.run(None, dict(zip(names, call, strict=True)))
+            return [np.ascontiguousarray(output) for output in found]
 
-        return Program(lambda: joined([outputs(call) for call in calls]), None, case.finish)
+        return outputs

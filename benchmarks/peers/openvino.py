@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Array, Case, Program, joined
-from benchmarks.peers.base import Peer
+from benchmarks.cases import Array, Case
+from benchmarks.peers.base import Function, Peer
 
 _MODEL = "model.xml"
 
@@ -29,7 +29,7 @@ class OpenVino(Peer):
             )
         openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
 
-    def load(self, case: Case, folder: Path, threads: int) -> Program:
+    def function(self, case: Case, folder: Path, threads: int) -> Function:
         import openvino
 
         settings = {
@@ -39,10 +39,9 @@ class OpenVino(Peer):
         }
         compiled = openvino.Core().compile_model(folder / _MODEL, "CPU", settings)
         request = compiled.create_infer_request()
-        calls = case.calls()
 
         def outputs(call: tuple[Array, ...]) -> list[Array]:
             found = request.infer(dict(enumerate(call)), share_inputs=True)
             return [np.ascontiguousarray(found[port]) for port in compiled.outputs]
 
-        return Program(lambda: joined([outputs(call) for call in calls]), None, case.finish)
+        return outputs

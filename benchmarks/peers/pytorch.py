@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import Array, Case, Program, joined
-from benchmarks.peers.base import Peer
+from benchmarks.cases import Array, Case
+from benchmarks.peers.base import Function, Peer
 
 
 class PyTorch(Peer):
@@ -14,20 +14,16 @@ class PyTorch(Peer):
     name = "torch"
     packages = ("torch", "diffusers", "transformers")
 
-    def load(self, case: Case, folder: Path, threads: int) -> Program:
+    def function(self, case: Case, folder: Path, threads: int) -> Function:
         import torch
 
         torch.set_num_threads(threads)
         module = case.module().eval()
-        calls = [tuple(map(torch.from_numpy, call)) for call in case.calls()]
 
-        def outputs(call: tuple[torch.Tensor, ...]) -> list[Array]:
-            found = module(*call)
+        def outputs(call: tuple[Array, ...]) -> list[Array]:
+            with torch.inference_mode():
+                found = module(*map(torch.from_numpy, call))
             tensors = found if isinstance(found, tuple) else (found,)
             return [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
 
-        def evaluate() -> list[Array]:
-            with torch.inference_mode():
-                return joined([outputs(call) for call in calls])
-
-        return Program(evaluate, None, case.finish)
+        return outputs

@@ -1,0 +1,155 @@
+"""A whole picture: the time from the start of a process to its end, and its peak resident memory.
+
+Ours is `sdcomp run`. Networks of a peer are converted beforehand; `benchmarks/picture.py` drives them.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.cases import Array
+from benchmarks.memory_usage import run_with_peak
+from benchmarks.peers.base import Peer
+from benchmarks.records import Record
+from benchmarks.subjects.network import NetworkCase
+from benchmarks.subjects.text import TextCase
+from benchmarks.subjects.unet import UNetCase
+from benchmarks.subjects.vae import DecodeCase
+from benchmarks.workers import call_in_child
+from sdcomp.errors import ExecutionError
+from sdcomp.runtime.pipeline import GenerateOptions
+
+LEAST_PSNR = 30.0
+"""In dB: below, two pictures are not the same but for rounding."""
+
+_PROMPT = "a photograph of a lighthouse"
+_GUIDANCE_ROWS = 2
+_SDCOMP = (sys.executable, "-m", "sdcomp")
+_PEER = (sys.executable, "-m", "benchmarks.picture")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to make; `checkpoint` is what `artifact` was built from, without adapters."""
+
+    checkpoint: Path
+    artifact: Path
+    size: tuple[int, int]
+    steps: int
+    threads: int
+
+    @property
+    def pixels(self) -> str:
+        return f"{self.size[0]}x{self.size[1]}"
+
+    def options(self) -> GenerateOptions:
+        """As `sdcomp run` has them by default: Euler a, guidance scale 7."""
+        return GenerateOptions(_PROMPT, steps=self.steps, size=self.size)
+
+    def text(self) -> str:
+        """As JSON, for a command line."""
+        return json.dumps(asdict(self), default=str)
+
+    @staticmethod
+    def parse(text: str) -> "Picture":
+        """What `text` wrote."""
+        fields = json.loads(text)
+        paths = {name: Path(fields.pop(name)) for name in ("checkpoint", "artifact")}
+        return Picture(**paths, **fields | {"size": tuple(fields["size"])})
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """A command that makes the picture, without the name of the file at its end."""
+
+    name: str
+    command: tuple[str, ...]
+    output: Path
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Raises ExecutionError if the command fails."""
+        begin = time.perf_counter()
+        code, peak = run_with_peak([*self.command, str(self.output)])
+        self.seconds.append(time.perf_counter() - begin)
+        self.peaks.append(peak)
+        if code != 0:
+            raise ExecutionError(f"{self.name}: the process that makes the picture ended with code {code}")
+
+    def pixels(self) -> Array:
+        with Image.open(self.output) as image:
+            return np.asarray(image, np.float64)
+
+
+def network_cases(picture: Picture) -> dict[str, NetworkCase]:
+    """The networks of a picture with guidance, by their names in an artifact."""
+    place = (picture.checkpoint, picture.artifact, picture.size)
+    return {
+        "text": TextCase(*place),
+        "unet": UNetCase(*place, _GUIDANCE_ROWS),
+        "vae_decoder": DecodeCase(*place),
+    }
+
+
+def measure_image(picture: Picture, peers: Sequence[Peer], runs: int, folder: Path) -> Iterator[Record]:
+    """One record per peer, or one of ours alone; programs take turns, `runs` each.
+
+    Raises ExecutionError if one fails, or if a peer makes another picture.
+    """
+    if not peers:
+        ours = _ours(picture, folder)
+        for _ in range(runs):
+            ours.run()
+        yield _record(picture, ours, None)
+    for peer in peers:
+        with TemporaryDirectory(dir=folder) as name:
+            yield _against(picture, peer, runs, Path(name))
+
+
+def _against(picture: Picture, peer: Peer, runs: int, folder: Path) -> Record:
+    for network, case in network_cases(picture).items():
+        (folder / network).mkdir()
+        call_in_child(peer.name, picture.threads, partial(peer.prepare, case, folder / network))
+    command = (*_PEER, peer.name, str(folder), picture.text())
+    ours, theirs = _ours(picture, folder), _Maker(peer.name, command, folder / "peer.png")
+    for _ in range(runs):
+        ours.run()
+        theirs.run()
+    found = psnr(ours.pixels(), theirs.pixels())
+    if found < LEAST_PSNR:
+        raise ExecutionError(f"{peer.name}: makes another picture, {found:.1f} dB from ours")
+    return _record(picture, ours, theirs)
+
+
+def _ours(picture: Picture, folder: Path) -> _Maker:
+    options = ("-p", _PROMPT, "--size", picture.pixels, "--steps", str(picture.steps))
+    command = (*_SDCOMP, "run", str(picture.artifact), *options, "--threads", str(picture.threads), "-o")
+    return _Maker("sdcomp", command, folder / "ours.png")
+
+
+def psnr(a: Array, b: Array) -> float:
+    """10 log10(255^2 / mean squared difference) of two 8-bit pictures; infinite if they are equal."""
+    mean_square = float(np.mean((a - b) ** 2))
+    return 10 * float(np.log10(255**2 / mean_square)) if mean_square else float("inf")
+
+
+def _record(picture: Picture, ours: _Maker, theirs: _Maker | None) -> Record:
+    ours_ms = 1e3 * median(ours.seconds)
+    case = f"{picture.pixels}, {picture.steps} steps"
+    record = Record("image", case, picture.threads, ours_ms, max(ours.peaks))
+    if theirs is None:
+        return record
+    peer_ms = 1e3 * median(theirs.seconds)
+    return replace(
+        record, peer=theirs.name, peer_ms=peer_ms, peer_peak_mb=max(theirs.peaks), ratio=ours_ms / peer_ms
+    )
