@@ -56,6 +56,8 @@ class _Rows:
     def _cut(self, node: Node, start: int, stop: int) -> Array:
         if node.op == "kron":
             return self._kron(node, start, stop)
+        if node.op == "concat" and node.integer("axis") == 0:
+            return self._concat(node, start, stop)
         if node.op == "reshape" and node.operands[0].shape[:1] == node.shape[:1]:
             return self._rows(node.operands[0], start, stop).reshape(stop - start, *node.shape[1:])
         cut = _cut_operands(node)
@@ -83,6 +85,16 @@ class _Rows:
                 parts.append(_kron(node, a[i : i + 1], b[k : k + stop - start]))
             start += len(parts[-1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _concat(self, node: Node, start: int, stop: int) -> Array:
+        """Matrices on top of each other: the rows of each that lie within the block."""
+        parts, top = [], 0
+        for operand in node.operands:
+            first, last = max(start - top, 0), min(stop - top, operand.shape[0])
+            if first < last:
+                parts.append(self._rows(operand, first, last))
+            top += operand.shape[0]
+        return np.concatenate(parts)
 
     def _whole(self, node: Node) -> Array:
         if node not in self._stored:

@@ -18,6 +18,7 @@ from sdcomp.passes.expose_padding import ExposePadding
 from sdcomp.passes.fold_constants import FoldConstants
 from sdcomp.passes.fold_kronecker import FoldKronecker
 from sdcomp.passes.fuse_kernels import FuseKernels
+from sdcomp.passes.pack_projections import PackProjections
 from sdcomp.passes.plan_memory import plan_memory
 from sdcomp.passes.rewrite_winograd import RewriteWinograd
 from sdcomp.passes.share_cfg_prefix import ShareCfgPrefix
@@ -43,6 +44,7 @@ def pipeline(options: PipelineOptions) -> list[Pass]:
         FoldKronecker(),  # the cheapest form of every delta
         SplitRates(),  # one program per prompt, per step, per evaluation
         ShareCfgPrefix(),  # both guidance rows at once, until they differ
+        PackProjections(),  # queries, keys and values of self-attention from one product
         # Folding nearest-neighbour upsampling into the convolution behind it enters here.
         RewriteWinograd(options.lanes),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
         EliminateCommon(),  # one node per value, over all programs and sizes

@@ -17,6 +17,7 @@ CLASSES = {
     "eliminate_common": "EliminateCommon",
     "eliminate_dead": "EliminateDead",
     "fold_constants": "FoldConstants",
+    "pack_projections": "PackProjections",
     "rewrite_winograd": "RewriteWinograd",
     "expose_padding": "ExposePadding",
 }

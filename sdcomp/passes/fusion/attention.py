@@ -27,4 +27,5 @@ def _lower(root: Node, lowering: Lowering) -> None:
 def _module(attention: Node) -> str:
     """The module around the one that projects queries: `to_q`, `q_proj` or `q`, as the network names it."""
     query = label(attention.operands[0])
-    return query.rpartition(".")[0] or query
+    is_packed = attention.operands[0].op == "slice"
+    return query if is_packed else query.rpartition(".")[0] or query

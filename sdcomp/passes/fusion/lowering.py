@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.kernels.movement import StridedCopy
@@ -169,11 +170,21 @@ def label(node: Node) -> str:
     """The module that a node belongs to: the name of the weight nearest to it."""
     frontier = [node]
     for _ in range(8):
-        names = [n.text("name") for n in frontier if n.op == "weight" and n.text("file") == "model"]
+        names = [name for n in frontier if (name := _own_name(n))]
         if names:
-            return names[0].removesuffix(".weight").removesuffix(".bias")
+            return names[0]
         frontier = [operand for n in frontier for operand in reversed(n.operands)]
     return node.op
+
+
+def _own_name(node: Node) -> str:
+    """The module of a stored weight; of matrices packed into one, the module around theirs; else empty."""
+    if node.op == "weight" and node.text("file") == "model":
+        return node.text("name").removesuffix(".weight").removesuffix(".bias")
+    if node.op == "concat" and len(node.shape) <= 2:
+        paths = zip(*(label(operand).split(".") for operand in node.operands), strict=False)
+        return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, paths))
+    return ""
 
 
 def _operand(place: View | Buffer) -> Operand:

@@ -1,0 +1,71 @@
+"""Packs the projections of one input that feed an attention into one matrix product.
+
+    attention(x A, x B, x C) = attention(slices of x [A B C])
+
+The input is then read once instead of three times, and one kernel has all the work to share out. Projections
+of different inputs (queries of cross-attention) stay as they are. Slices of columns are views: nothing is
+copied.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import ClassVar
+
+from sdcomp.ir.graph import Module, Node, topological_order
+from sdcomp.ir.ops import build
+from sdcomp.passes.base import Pass, rewrite_module
+
+
+@dataclass(frozen=True)
+class PackProjections(Pass):
+    """Rewrites attention nodes all of whose operands project one input, all with a bias or all without."""
+
+    name: ClassVar[str] = "pack_projections"
+
+    def apply(self, module: Module) -> Module:
+        return rewrite_module(module, _pack)
+
+
+def _pack(node: Node) -> Node | None:
+    if node.op != "attention":
+        return None
+    found = [_projection(operand) for operand in node.operands]
+    projections = [projection for projection in found if projection is not None]
+    kinds = {(p.x, p.weight.dtype, p.bias is None) for p in projections}
+    if len(projections) < len(found) or len(kinds) > 1:
+        return None
+    ends = accumulate((operand.shape[-1] for operand in node.operands), initial=0)
+    packed, axis = _packed(projections), len(node.shape) - 1
+    parts = (build("slice", packed, axis=axis, start=start, stop=stop) for start, stop in pairwise(ends))
+    return build("attention", *parts, **dict(node.attributes))
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """x W^T + b, or without b."""
+
+    x: Node
+    weight: Node
+    bias: Node | None
+
+
+def _projection(node: Node) -> _Projection | None:
+    """What `node` computes, if it is the projection of something by constants."""
+    bias = None
+    if node.op == "add" and node.operands[1].shape == node.shape[-1:]:
+        node, bias = node.operands
+    if node.op != "matmul" or not all(_is_constant(n) for n in (node.operands[1], bias) if n is not None):
+        return None
+    x, weight = node.operands
+    return _Projection(x, weight, bias)
+
+
+def _is_constant(node: Node) -> bool:
+    return all(inner.op != "input" for inner in topological_order([node]))
+
+
+def _packed(projections: list[_Projection]) -> Node:
+    weights = build("concat", *(p.weight for p in projections), axis=0)
+    product = build("matmul", projections[0].x, weights)
+    biases = [p.bias for p in projections if p.bias is not None]
+    return build("add", product, build("concat", *biases, axis=0)) if biases else product

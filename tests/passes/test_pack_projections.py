@@ -1,0 +1,64 @@
+"""pack_projections: which attentions, into what graph, and the same values."""
+
+import pytest
+
+from sdcomp.ir.compare import equal
+from sdcomp.ir.graph import Node
+from sdcomp.ir.ops import build
+from sdcomp.passes.pack_projections import PackProjections
+from tests.passes.graphs import check, module, source, weight
+
+X, CONTEXT = source("x", (2, 6, 8)), source("context", (2, 5, 8))
+WIDTHS = {"q": 8, "k": 8, "v": 8}
+
+
+def _weight(name: str, dtype: str = "f32") -> Node:
+    return weight(f"{name}.weight", (WIDTHS[name], 8), dtype=dtype)
+
+
+def _bias(name: str) -> Node:
+    return weight(f"{name}.bias", (WIDTHS[name],))
+
+
+def _attention(*operands: Node) -> Node:
+    return build("attention", *operands, heads=2, causal=True)
+
+
+def _sliced(packed: Node) -> Node:
+    return _attention(*(build("slice", packed, axis=2, start=8 * n, stop=8 * n + 8) for n in range(3)))
+
+
+def _product(x: Node, name: str, bias: bool = False, dtype: str = "f32") -> Node:
+    product = build("matmul", x, _weight(name, dtype))
+    return build("add", product, _bias(name)) if bias else product
+
+
+def test_packs_products() -> None:
+    weights = build("concat", *(_weight(name) for name in "qkv"), axis=0)
+    before = _attention(*(_product(X, name) for name in "qkv"))
+    check(PackProjections(), module(y=before), module(y=_sliced(build("matmul", X, weights))))
+
+
+def test_packs_biases() -> None:
+    weights = build("concat", *(_weight(name) for name in "qkv"), axis=0)
+    biases = build("concat", *(_bias(name) for name in "qkv"), axis=0)
+    before = _attention(*(_product(X, name, bias=True) for name in "qkv"))
+    packed = build("add", build("matmul", X, weights), biases)
+    check(PackProjections(), module(y=before), module(y=_sliced(packed)))
+
+
+@pytest.mark.parametrize(
+    "operands",
+    [
+        pytest.param([_product(X, "q"), _product(CONTEXT, "k"), _product(CONTEXT, "v")], id="two inputs"),
+        pytest.param([_product(X, "q"), _product(X, "k"), _product(X, "v", bias=True)], id="one bias"),
+        pytest.param([_product(X, "q"), _product(X, "k"), _product(X, "v", dtype="f16")], id="mixed types"),
+        pytest.param([_product(X, "q"), _product(X, "k"), X], id="no product"),
+        pytest.param(
+            [_product(X, "q"), _product(X, "k"), build("matmul", X, source("w", (8, 8)))], id="not constant"
+        ),
+    ],
+)
+def test_leaves_others(operands: list[Node]) -> None:
+    before = module(y=_attention(*operands))
+    assert equal(PackProjections().apply(before), before)
