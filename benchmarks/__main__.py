@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     for subject in commands.LAYERS:
         _measured(subparsers.add_parser(subject, help=f"time of single {subject} layers"), subject)
     _image(subparsers.add_parser("image", help="time and memory of a whole picture, process and all"))
+    _scaling(subparsers.add_parser("scaling", help="a UNet evaluation on one thread, on all, and disturbed"))
     _memory(subparsers.add_parser("memory", help="time and peak memory of `sdcomp build` and `sdcomp run`"))
     _accuracy(subparsers.add_parser("accuracy", help="relative errors of every program"))
     _make_checkpoint(subparsers.add_parser("make-checkpoint", help="write a synthetic checkpoint"))
@@ -76,6 +77,13 @@ def _image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_positive, default=20, metavar="N")
     _model(parser)
     parser.set_defaults(command=commands.measure_image)
+
+
+def _scaling(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="turns of each")
+    _model(parser)
+    parser.set_defaults(command=commands.measure_scaling)
 
 
 def _model(parser: argparse.ArgumentParser) -> None:

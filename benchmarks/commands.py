@@ -47,6 +47,19 @@ def measure_subject(options: argparse.Namespace) -> int:
     return _report(records, options)
 
 
+def measure_scaling(options: argparse.Namespace) -> int:
+    """Measures a UNet evaluation on one thread, on all, and beside a process that takes half a core."""
+    from benchmarks.subjects.scaling import measure_scaling
+
+    with _scratch_folder() as name:
+        artifact = options.artifact or Path(name) / "model.so"
+        if options.artifact is None:
+            build_artifact(options.model, artifact, options.size, options.threads)
+        case = UNetCase(options.model, artifact, options.size, batch=1, hoisted=True)
+        records = measure_scaling(case, options.threads, options.runs)
+    return _report(records, options)
+
+
 def measure_memory(options: argparse.Namespace) -> int:
     """Runs `sdcomp build`, then `sdcomp run` on what it built."""
     from benchmarks.subjects.memory import Picture, measure_build, measure_run

@@ -92,13 +92,14 @@ def _alternate(ours: Worker, peer: Worker | None, runs: int) -> Turns:
     """A B A B ...; both were warmed up by the evaluation that was compared."""
     turns = Turns()
     for _ in range(runs):
-        turns.ours.extend(_turn(ours))
+        turns.ours.extend(turn(ours))
         if peer is not None:
-            turns.peer.extend(_turn(peer))
+            turns.peer.extend(turn(peer))
     return turns
 
 
-def _turn(worker: Worker) -> list[float]:
+def turn(worker: Worker) -> list[float]:
+    """Seconds of each evaluation of one turn."""
     time.sleep(_SETTLE_SECONDS)
     return worker.measure(_TURN_SECONDS)
 

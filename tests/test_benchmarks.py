@@ -87,6 +87,18 @@ def test_other_weights_are_noticed(files: Files, capsys: pytest.CaptureFixture[s
     assert "compute different things" in capsys.readouterr().err
 
 
+def test_scaling(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    arguments = ["scaling", *model_arguments(files, files.artifact), "--runs", "1", "--json", str(path)]
+    assert main(arguments) == 2, "one thread scales to nothing"
+    assert main([*arguments, "--threads", "2"]) == 0
+    one, both, stolen = json.loads(path.read_text())
+    assert [record["threads"] for record in (one, both, stolen)] == [1, 2, 2]
+    assert both["peer_ms"] == one["ours_ms"]
+    assert stolen["peer_ms"] == pytest.approx(both["ours_ms"] * 2 / 1.5)
+    assert stolen["ratio"] == pytest.approx(stolen["ours_ms"] / stolen["peer_ms"])
+
+
 def test_picture_against_torch(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "records.json"
     arguments = ["image", *model_arguments(files, files.artifact), "--peers", "torch", "--steps", "2"]
