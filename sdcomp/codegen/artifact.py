@@ -17,6 +17,7 @@ from sdcomp.codegen.module import emit_objects, name_kernels
 from sdcomp.codegen.plan import Buffer
 from sdcomp.codegen.tables import PlannedProgram, Tables
 from sdcomp.codegen.targets import Target
+from sdcomp.codegen.values import VALUES, encode_values
 from sdcomp.errors import LinkError
 from sdcomp.ir.graph import Module
 from sdcomp.ir.interpret import WeightReader
@@ -75,7 +76,7 @@ class _Build:
             offsets = self._write_weights(writer, programs)
             assets = {
                 name: {"offset": writer.write(data), "bytes": len(data)}
-                for name, data in self.recipe.assets.items()
+                for name, data in (*self.recipe.assets.items(), (VALUES, encode_values(programs)))
             }
             weights_bytes, weights_hash = writer.finish()
         self.progress("compile", 0, 1)

@@ -6,6 +6,7 @@ from math import prod
 
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.weights import PackedWeight
+from sdcomp.ir.graph import Node
 from sdcomp.ir.types import DType, Shape, TensorType
 
 _ALIAS_BYTES = 4096
@@ -101,13 +102,16 @@ class Operand:
 class Call:
     """One kernel with its buffers.
 
-    `label` says which nodes it computes; operand number `written` is the one it writes.
+    `label` says which nodes it computes; operand number `written` is the one it writes. `result` is the node
+    whose value is complete behind it, and where that is; None after a call that leaves only a part, or a
+    temporary of its group.
     """
 
     kernel: Kernel
     operands: tuple[Operand, ...]
     written: int
     label: str
+    result: tuple[Node, View] | None = None
 
     @property
     def writes(self) -> Buffer:

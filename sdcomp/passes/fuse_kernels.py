@@ -44,7 +44,7 @@ class FuseKernels:
         for node in graph.inputs():
             lowering.views[node] = _input_view(node, lowering)
         for group in _groups(context):
-            group.lower(lowering)
+            lowering.lower(group)
         for name, node in graph.outputs.items():
             if not _is_placed(lowering.view(node), name):
                 raise PassError(f"{graph.name}: output {name} is also an input, a constant or another output")

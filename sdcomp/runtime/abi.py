@@ -21,6 +21,7 @@ _ELF = b"\x7fELF"
 _MACH_O = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 ProgressCallback = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_uint32)
+ObserveCallback = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, POINTER(c_void_p))
 
 
 class OpenOptions(ctypes.Structure):
@@ -87,6 +88,7 @@ class RunOptions(ctypes.Structure):
         ("trace", POINTER(NativeTraceEvent)),
         ("trace_capacity", c_uint64),
         ("trace_count", POINTER(c_uint64)),
+        ("observe", ObserveCallback),
     )
 
 

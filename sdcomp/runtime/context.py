@@ -21,6 +21,9 @@ from sdcomp.runtime.programs import ProgramInfo, TensorInfo
 Array: TypeAlias = npt.NDArray[Any]
 Progress: TypeAlias = Callable[[int, int], None]
 
+#: Number of a kernel that has just run, and the addresses of its operands by number.
+Observe: TypeAlias = Callable[[int, Sequence[int]], None]
+
 #: Name of the kernel, worker, begin and end in nanoseconds of `time.monotonic_ns`.
 TraceEvent: TypeAlias = tuple[str, int, int, int]
 
@@ -84,12 +87,15 @@ class Context:
         inputs: Mapping[str, Array],
         progress: Progress | None = None,
         trace: list[TraceEvent] | None = None,
+        observe: Observe | None = None,
     ) -> dict[str, Array]:
         """Runs a program with one array per input and returns one new array per output, by name.
 
         `progress(done, total)` counts kernels; it is called on the thread that computes, which is a helper
         where the caller is the main thread, and an exception of it ends the run. `trace` receives an event
-        for every range of work.
+        for every range of work. `observe(kernel, operands)` is called after each kernel, which then run one
+        after the other, and may read and write their memory; an exception of it ends the run too. It goes
+        with neither of the others.
 
         Raises `ExecutionError` for inputs that do not fit and for state that another program must leave
         first, `Cancelled` after `cancel`. Ctrl-C on the main thread ends the run within milliseconds.
@@ -100,7 +106,7 @@ class Context:
         if unknown:
             raise ExecutionError(f"program {program}: no input {unknown[0]!r}; {_describe_inputs(info)}")
         outputs = [aligned_empty(tensor.shape, tensor.dtype.numpy) for tensor in info.outputs]
-        call = _Call(self._native, info, arrays, outputs, progress, self.cancel, trace is not None)
+        call = _Call(self._native, info, arrays, outputs, progress, observe, self.cancel, trace is not None)
         call.check(call_interruptibly(lambda: self._run(call), self.cancel), self._path)
         if trace is not None:
             trace.extend(call.events())
@@ -160,6 +166,7 @@ class _Call:
         inputs: list[Array],
         outputs: list[Array],
         progress: Progress | None,
+        observe: Observe | None,
         cancel: Callable[[], None],
         traced: bool,
     ) -> None:
@@ -167,6 +174,7 @@ class _Call:
         self._info = info
         self._arrays = (inputs, outputs)
         self._progress = progress
+        self._observe = observe
         self._cancel = cancel
         self._failure: BaseException | None = None
         self._error = ctypes.create_string_buffer(abi.ERROR_BYTES)
@@ -177,6 +185,8 @@ class _Call:
         options = abi.RunOptions(sizeof(abi.RunOptions))
         if self._progress is not None:
             options.progress = abi.ProgressCallback(self._report)
+        if self._observe is not None:
+            options.observe = abi.ObserveCallback(self._show)
         if self._events is not None:
             options.trace = self._events
             options.trace_capacity = len(self._events)
@@ -204,11 +214,19 @@ class _Call:
         return [(names[event.kernel], event.worker, event.begin_ns, event.end_ns) for event in found]
 
     def _report(self, user: int | None, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._guarded(self._progress, done, total)
+
+    def _show(self, user: int | None, kernel: int, operands: Sequence[int]) -> None:
+        if self._observe is not None:
+            self._guarded(self._observe, kernel, operands)
+
+    def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
         """ctypes would print an exception and go on, so it is kept for `check` and the run is cancelled."""
-        if self._progress is None or self._failure is not None:
+        if self._failure is not None:
             return
         try:
-            self._progress(done, total)
+            callback(*arguments)
         except BaseException as failure:
             self._failure = failure
             self._cancel()

@@ -130,15 +130,20 @@ class Model:
 
     # Steps of a generation, in a context of the caller's
 
-    def hidden_states(self, context: Context, prompt: str) -> Floats:
-        """f32[1,77,width] of one prompt."""
+    def token_ids(self, prompt: str) -> NDArray[np.int32]:
+        """i32[77] of one prompt. Raises ExecutionError for a token that the text encoder does not know."""
         ids = self.tokenize(prompt).ids
         limit = int(self.manifest["vocabulary"])
         if int(ids.max()) >= limit:
             raise ExecutionError(
                 f"the text encoder knows {limit} tokens, but the prompt has token {int(ids.max())}"
             )
-        return context.run("text", {"tokens": ids[None]}, trace=self.trace)["hidden_states"]
+        return ids
+
+    def hidden_states(self, context: Context, prompt: str) -> Floats:
+        """f32[1,77,width] of one prompt."""
+        tokens = self.token_ids(prompt)[None]
+        return context.run("text", {"tokens": tokens}, trace=self.trace)["hidden_states"]
 
     def set_prompt(self, context: Context, size: tuple[int, int], text: Floats) -> None:
         """Keys and values of every cross-attention, once per prompt; text f32[rows,77,width]."""

@@ -70,14 +70,18 @@ class Pipeline(Model):
 
         Raises UsageError for options that cannot be honoured, before any work.
         """
+        run = self._start(options, progress)
+        images = to_images(run.pixels())
+        return Generated(images, self._describe(options, run.size, run.seed), run.stages, run.warnings)
+
+    def pixels(self, options: GenerateOptions, progress: Progress | None = None) -> Floats:
+        """The same pictures as the decoder leaves them: f32[batch,3,H,W], about -1 to 1."""
+        return self._start(options, progress).pixels()
+
+    def _start(self, options: GenerateOptions, progress: Progress | None) -> "_Run":
         size = self._check(options)
         seed = secrets.randbits(32) if options.seed < 0 else options.seed
-        run = _Run(self, options, size, seed, progress or _silent)
-        with self.context() as context:
-            text = run.encode(context)
-            latents = run.sample(context, text)
-            images = run.decode(context, latents)
-        return Generated(to_images(images), self._describe(options, size, seed), run.stages, run.warnings)
+        return _Run(self, options, size, seed, progress or _silent)
 
     def _check(self, options: GenerateOptions) -> tuple[int, int]:
         sampler_named(options.sampler)
@@ -128,6 +132,13 @@ class _Run:
     @property
     def is_guided(self) -> bool:
         return self.options.cfg_scale != 1.0
+
+    def pixels(self) -> Floats:
+        """All stages: f32[batch,3,H,W]."""
+        with self.model.context() as context:
+            text = self.encode(context)
+            latents = self.sample(context, text)
+            return self.decode(context, latents)
 
     def encode(self, context: Context) -> Floats:
         """Hidden states: of the negative prompt first if there is guidance, then of the prompt."""

@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +166,51 @@ def test_several_artifacts_and_threads_at_once(artifact: Path, tmp_path: Path) -
         for user in users:
             user.join()
     assert failures == []
+
+
+# ---- Observing
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_observers_see_and_change_what_kernels_leave(artifact: Path, threads: int) -> None:
+    """Every kernel once, in order; what is written after the first one is what the second reads."""
+    seen: list[tuple[int, float]] = []
+
+    def observe(kernel: int, operands: Sequence[int]) -> None:
+        first = ctypes.c_float.from_address(operands[(1, 3)[kernel]])
+        seen.append((kernel, first.value))
+        first.value += 1000 * (1 - kernel)
+
+    with Library.open(artifact, threads=threads) as library, library.context() as context:
+        prepare(context, 2.0)
+        inputs = apply_inputs()
+        y = context.run("apply", inputs, observe=observe)["y"]
+        expected = expected_apply(inputs, 2.0)
+        square = float(inputs["x"][0, 0] ** 2)
+        assert [kernel for kernel, _ in seen] == [0, 1]
+        assert seen[0][1] == square
+        assert seen[1][1] == y[0, 0] == np.float32(np.float32(square + 1000) + expected[0, 0] - square)
+        np.testing.assert_array_equal(y.ravel()[1:], expected.ravel()[1:])
+        np.testing.assert_array_equal(context.run("apply", inputs)["y"], expected)
+
+
+def test_an_observer_that_fails_ends_the_run(context: Context) -> None:
+    seen: list[int] = []
+
+    def observe(kernel: int, operands: Sequence[int]) -> None:
+        seen.append(kernel)
+        raise LookupError("enough")
+
+    prepare(context, 1.0)
+    with pytest.raises(LookupError, match="enough"):
+        context.run("apply", apply_inputs(), observe=observe)
+    assert seen == [0]
+
+
+def test_an_observed_run_has_no_trace(context: Context) -> None:
+    prepare(context, 1.0)
+    with pytest.raises(ExecutionError, match="neither progress nor a trace"):
+        context.run("apply", apply_inputs(), trace=[], observe=lambda kernel, operands: None)
 
 
 # ---- Refusals

@@ -129,6 +129,13 @@ class Lowering:
 
     # Calls
 
+    def lower(self, group: Group) -> None:
+        """Makes the calls of a group; behind the last of them its root has its value."""
+        before = len(self.calls)
+        group.lower(self)
+        if len(self.calls) > before:
+            self.calls[-1] = replace(self.calls[-1], result=(group.root, self.view(group.root)))
+
     def call(self, kernel: Kernel, operands: list[View | Buffer], written: int, label: str) -> None:
         self.calls.append(Call(kernel, tuple(_operand(o) for o in operands), written, label))
 

@@ -153,8 +153,29 @@ static void resolve_operands(sdcomp_context *context, const sdcomp_plan_program 
   }
 }
 
-static sdcomp_status run_kernels(sdcomp_context *context, const sdcomp_plan_program *program,
-                                 const sdcomp_run_options *options, message error) {
+/* A job of each kernel alone: whatever order the scheduler may choose, the compiler's own is one of them. */
+static sdcomp_status run_observed(sdcomp_context *context, const sdcomp_plan_program *program,
+                                  const sdcomp_run_options *options) {
+  for (uint32_t k = 0; k < program->kernel_count; k++) {
+    sdcomp_plan_kernel alone = program->kernels[k];
+    alone.dependencies = alone.successor_count = 0;
+    scheduler_job job = {
+        .kernels = &alone,
+        .kernel_count = 1,
+        .operands = context->operands,
+        .dependencies = context->dependencies,
+        .remaining = context->remaining,
+        .cancelled = &context->cancelled,
+    };
+    sdcomp_status status = scheduler_run(context->model->pool, &job);
+    if (status != SDCOMP_OK) return status;
+    options->observe(options->user, k, context->operands + alone.first_operand);
+  }
+  return atomic_load(&context->cancelled) ? SDCOMP_CANCELLED : SDCOMP_OK;
+}
+
+static sdcomp_status run_scheduled(sdcomp_context *context, const sdcomp_plan_program *program,
+                                   const sdcomp_run_options *options) {
   scheduler_job job = {
       .kernels = program->kernels,
       .kernel_count = program->kernel_count,
@@ -170,6 +191,13 @@ static sdcomp_status run_kernels(sdcomp_context *context, const sdcomp_plan_prog
   };
   sdcomp_status status = scheduler_run(context->model->pool, &job);
   if (options->trace_count != NULL) *options->trace_count = job.trace_count;
+  return status;
+}
+
+static sdcomp_status run_kernels(sdcomp_context *context, const sdcomp_plan_program *program,
+                                 const sdcomp_run_options *options, message error) {
+  sdcomp_status status = options->observe == NULL ? run_scheduled(context, program, options)
+                                                  : run_observed(context, program, options);
   if (status == SDCOMP_OK) return status;
   return refuse(error, status, "program \"%s\" was cancelled", program->name);
 }
@@ -205,6 +233,10 @@ sdcomp_status sdcomp_run(sdcomp_context *context, uint32_t number, const void *c
   if (options != NULL && (!versioned_read(&own, sizeof own, options) || own.flags != 0)) {
     return refuse(error, SDCOMP_UNSUPPORTED,
                   "sdcomp_run: options ask for something this artifact does not know: build it again");
+  }
+  if (own.observe != NULL && (own.progress != NULL || own.trace != NULL)) {
+    return refuse(error, SDCOMP_INVALID,
+                  "sdcomp_run: a run that is observed has neither progress nor a trace: leave them out");
   }
   if (atomic_exchange(&context->running, true)) {
     return refuse(error, SDCOMP_BUSY,

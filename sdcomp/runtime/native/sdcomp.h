@@ -163,17 +163,24 @@ typedef struct sdcomp_trace_event {
   uint64_t begin_ns, end_ns; /* CLOCK_MONOTONIC */
 } sdcomp_trace_event;
 
+/* Called on the thread that called sdcomp_run after each kernel, while nothing else runs, with its number and
+ * the addresses of its operands, which may be read and written: what a debugger needs. Like a progress
+ * callback, it may call sdcomp_cancel and must not call sdcomp_run of the same model. */
+typedef void (*sdcomp_observe)(void *user, uint32_t kernel, void *const *operands);
+
 typedef struct sdcomp_run_options {
   uint32_t size;             /* sizeof(sdcomp_run_options) */
   uint32_t flags;            /* none is defined: 0 */
   sdcomp_progress progress;  /* or NULL */
-  void *user;                /* handed to progress */
+  void *user;                /* handed to progress and observe */
   sdcomp_trace_event *trace; /* receives one event per range of work; NULL, which costs nothing: no trace */
   uint64_t trace_capacity;   /* events that trace holds; what does not fit is dropped but counted */
   uint64_t *trace_count;     /* or NULL: number of events of the run */
+  sdcomp_observe observe;    /* or NULL. Kernels then run one after the other, in the order of their numbers,
+                                each on all threads. Only without progress and trace */
 } sdcomp_run_options;
 
-#define SDCOMP_RUN_OPTIONS_INIT {sizeof(sdcomp_run_options), 0, NULL, NULL, NULL, 0, NULL}
+#define SDCOMP_RUN_OPTIONS_INIT {sizeof(sdcomp_run_options), 0, NULL, NULL, NULL, 0, NULL, NULL}
 
 /* Computes a program: inputs and outputs are arrays of as many pointers as the program has, each aligned to
  * SDCOMP_ALIGNMENT; no output overlaps an input or another output. Returns when the outputs are complete.
