@@ -2,8 +2,10 @@
 application.
 
 Statistics use shifted data (Chan, Golub and LeVeque 1983): sums of x - x0 and (x - x0)^2 per channel, x0
-being the chunk's first row. A bare sum of squares would cancel where the mean is large. Chunks are fixed by
-the shape, so results do not depend on threads.
+being the chunk's first row. A bare sum of squares would cancel where the mean is large. For the same reason
+x0 and the mean of x - x0 are handed on apart, and the application subtracts a mean that f32 can hold, whose
+remainder is part of the offset: no digits are lost, however large the mean is beside the deviation. Chunks
+are fixed by the shape, so results do not depend on threads.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,8 @@ _LEAST_ROWS = 16
 
 @dataclass(frozen=True)
 class GroupNormStatistics(Kernel):
-    """Operands: x, partials f32[batches][chunks][2][channels]: mean and sum of squared deviations per
-    channel.
+    """Operands: x, partials f32[batches][chunks][3][channels]: per channel x0, the mean of x - x0, and the
+    sum of squared deviations from the mean.
     """
 
     batches: int
@@ -47,7 +49,7 @@ class GroupNormStatistics(Kernel):
     @property
     def partial_floats(self) -> int:
         """Elements of the partials."""
-        return self.tiles * 2 * self.channels
+        return self.tiles * 3 * self.channels
 
     def emit_tile(self, e: Emitter, tile: Value) -> None:
         batch = e.b.sdiv(tile, i64(self.chunks))
@@ -55,7 +57,8 @@ class GroupNormStatistics(Kernel):
         last = e.minimum_integer(e.b.add(first, i64(self.chunk_rows)), i64(self.rows))
         count = e.b.sitofp(e.b.sub(last, first), F32)
         x = e.at(operand(e, 0), e.b.mul(e.b.add(e.b.mul(batch, i64(self.rows)), first), i64(self.stride)))
-        means = e.at(operand(e, 1), e.b.mul(tile, i64(2 * self.channels)))
+        shifts = e.at(operand(e, 1), e.b.mul(tile, i64(3 * self.channels)))
+        means = e.at(shifts, self.channels)
         spreads = e.at(means, self.channels)
         end = e.b.mul(e.b.sub(last, first), i64(self.stride))
 
@@ -68,7 +71,8 @@ class GroupNormStatistics(Kernel):
 
             total, squares = e.reduce(0, end, self.stride, [e.zeros(), e.zeros()], add_row)
             mean = e.b.fdiv(total, e.splat(count))
-            e.store_masked(e.b.fadd(shift, mean), means, channel, mask)
+            e.store_masked(shift, shifts, channel, mask)
+            e.store_masked(mean, means, channel, mask)
             e.store_masked(e.b.fsub(squares, e.b.fmul(total, mean)), spreads, channel, mask)
 
         e.columns(self.channels, column)
@@ -76,7 +80,8 @@ class GroupNormStatistics(Kernel):
 
 @dataclass(frozen=True)
 class GroupNormCombine(Kernel):
-    """Operands: partials, gamma, beta, factors f32[batches][2][channels]: y = x factor + offset per channel.
+    """Operands: partials, gamma, beta, factors f32[batches][3][channels]: y = (x - mean) factor + offset per
+    channel. The offset makes up for the rounding of the mean.
 
     In f64.
     """
@@ -96,7 +101,7 @@ class GroupNormCombine(Kernel):
         size = s.channels // self.groups
         batch, group = e.b.sdiv(tile, i64(self.groups)), e.b.srem(tile, i64(self.groups))
         first = e.b.mul(group, i64(size))
-        partials = e.at(operand(e, 0), e.b.add(e.b.mul(batch, i64(s.chunks * 2 * s.channels)), first))
+        partials = e.at(operand(e, 0), e.b.add(e.b.mul(batch, i64(s.chunks * 3 * s.channels)), first))
         total = ir.Constant(F64, float(s.rows * size))
 
         def each(body: Callable[[Value, Value, Value], Value]) -> Value:
@@ -105,12 +110,13 @@ class GroupNormCombine(Kernel):
             def chunk(index: Value, sums: list[Value]) -> list[Value]:
                 left = e.b.sub(i64(s.rows), e.b.mul(index, i64(s.chunk_rows)))
                 rows = e.b.sitofp(e.minimum_integer(left, i64(s.chunk_rows)), F64)
-                base = e.at(partials, e.b.mul(index, i64(2 * s.channels)))
+                base = e.at(partials, e.b.mul(index, i64(3 * s.channels)))
 
                 def channel(c: Value, inner: list[Value]) -> list[Value]:
-                    mean = e.b.fpext(e.load(base, c), F64)
-                    spread = e.b.fpext(e.load(base, e.b.add(c, i64(s.channels))), F64)
-                    return [e.b.fadd(inner[0], body(rows, mean, spread))]
+                    shift, mean, spread = (
+                        e.b.fpext(e.load(base, e.b.add(c, i64(part * s.channels))), F64) for part in range(3)
+                    )
+                    return [e.b.fadd(inner[0], body(rows, e.b.fadd(shift, mean), spread))]
 
                 return e.reduce(0, size, 1, sums, channel)
 
@@ -126,17 +132,20 @@ class GroupNormCombine(Kernel):
         scale = e.b.fdiv(
             ir.Constant(F64, 1.0), e.intrinsic("sqrt", e.b.fadd(variance, ir.Constant(F64, self.eps)))
         )
-        factors = e.at(operand(e, 3), e.b.mul(batch, i64(2 * s.channels)))
+        factors = e.at(operand(e, 3), e.b.mul(batch, i64(3 * s.channels)))
+        rounded = e.b.fptrunc(mean, F32)
+        remainder = e.b.fsub(mean, e.b.fpext(rounded, F64))
         with e.loop(first, e.b.add(first, i64(size))) as c:
             factor = e.b.fmul(e.b.fpext(e.load(operand(e, 1), c), F64), scale)
-            offset = e.b.fsub(e.b.fpext(e.load(operand(e, 2), c), F64), e.b.fmul(mean, factor))
-            e.store(e.b.fptrunc(factor, F32), factors, c)
-            e.store(e.b.fptrunc(offset, F32), factors, e.b.add(c, i64(s.channels)))
+            offset = e.b.fsub(e.b.fpext(e.load(operand(e, 2), c), F64), e.b.fmul(remainder, factor))
+            e.store(rounded, factors, c)
+            e.store(e.b.fptrunc(factor, F32), factors, e.b.add(c, i64(s.channels)))
+            e.store(e.b.fptrunc(offset, F32), factors, e.b.add(c, i64(2 * s.channels)))
 
 
 @dataclass(frozen=True)
 class GroupNormApply(Kernel):
-    """y = activation(x factor + offset), with a border of zeros. A tile is one image row of the output.
+    """y = activation((x - mean) factor + offset), with a border of zeros. A tile is one row of the output.
 
     Operands: x [batches][height][width] rows of `stride`, factors, out with the padding (top, left, bottom,
     right).
@@ -168,7 +177,7 @@ class GroupNormApply(Kernel):
     def emit_tile(self, e: Emitter, tile: Value) -> None:
         batch, row = e.b.sdiv(tile, i64(self.out_height)), e.b.srem(tile, i64(self.out_height))
         out = e.at(operand(e, 2), e.b.mul(tile, i64(self.out_width * self.out_stride)))
-        factors = e.at(operand(e, 1), e.b.mul(batch, i64(2 * self.channels)))
+        factors = e.at(operand(e, 1), e.b.mul(batch, i64(3 * self.channels)))
         source = e.b.add(e.b.mul(batch, i64(self.height)), e.b.sub(row, i64(self.padding[0])))
         x = e.at(operand(e, 0), e.b.mul(source, i64(self.width * self.stride)))
 
@@ -177,9 +186,11 @@ class GroupNormApply(Kernel):
             pixel = e.at(x, e.b.mul(e.b.sub(index, i64(self.padding[1])), i64(self.stride)))
 
             def column(channel: Value, mask: Value | None) -> None:
-                factor = e.load_masked(factors, channel, mask)
-                offset = e.load_masked(factors, e.b.add(channel, i64(self.channels)), mask)
-                value = e.fma(e.load_masked(pixel, channel, mask), factor, offset)
+                mean, factor, offset = (
+                    e.load_masked(factors, e.b.add(channel, i64(part * self.channels)), mask)
+                    for part in range(3)
+                )
+                value = e.fma(e.b.fsub(e.load_masked(pixel, channel, mask), mean), factor, offset)
                 if self.activation is not None:
                     value = vectormath.unary(e, self.activation, value)
                 e.store_masked(value, into, channel, mask)

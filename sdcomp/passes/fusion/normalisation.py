@@ -42,7 +42,7 @@ def _lower_group_norm(
     statistics = GroupNormStatistics(batches, height * width, channels, x.stride)
     combine = GroupNormCombine(statistics, norm.integer("groups"), norm.number("eps"))
     partials = lowering.temporary(4 * statistics.partial_floats)
-    factors = lowering.temporary(4 * 2 * batches * channels)
+    factors = lowering.temporary(4 * 3 * batches * channels)
     name = label(norm)
     lowering.call(statistics, [x, partials], 1, name)
     lowering.call(combine, [partials, gamma, beta, factors], 3, name)
