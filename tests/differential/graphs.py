@@ -1,4 +1,4 @@
-"""Random small graphs over the op table, decided by a seed: what any stage of the compiler must agree on.
+"""Random small graphs over the op table, drawn by hypothesis: what any stage of the compiler must agree on.
 
 Maps [N,H,W,C], tokens [N,T,C] and vectors [N,C] are drawn into a pool, and each step adds an operation on
 some of them. Weights are normalised by their fan-in, so that values stay in range.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from hypothesis import strategies as st
 
 from sdcomp.ir.graph import Graph, Node
 from sdcomp.ir.ops import UNARY, build
@@ -24,9 +25,10 @@ CHANNELS = (4, 8, 12, 20)
 VOCABULARY = 11
 
 
-def random_graph(seed: int) -> Graph:
-    """A valid graph of some twenty operations with up to three outputs, named by its seed."""
-    return _Builder(np.random.default_rng(seed)).graph(f"graph{seed}")
+@st.composite
+def random_graphs(draw: st.DrawFn) -> Graph:
+    """Valid graphs of up to some twenty operations with up to three outputs."""
+    return _Builder(draw).graph()
 
 
 def random_inputs(graph: Graph) -> dict[str, Array]:
@@ -53,30 +55,29 @@ def _values(node: Node) -> Array:
 
 @dataclass
 class _Builder:
-    random: np.random.Generator
+    draw: st.DrawFn
     count: int = 0
     maps: list[Node] = field(default_factory=list)
     tokens: list[Node] = field(default_factory=list)
     vectors: list[Node] = field(default_factory=list)
 
-    def graph(self, name: str) -> Graph:
+    def graph(self) -> Graph:
         batch, channels = self.integer(1, 2), self.choice(CHANNELS)
         self.maps.append(self.source((batch, self.integer(2, 6), self.integer(2, 6), channels)))
         self.tokens.append(self.source((batch, self.integer(1, 9), self.choice(CHANNELS))))
         self.vectors.append(self.embedding())
         for _ in range(self.integer(6, 12)):
-            pool, steps = self.choice(
-                ((self.maps, _MAP_STEPS), (self.tokens, _TOKEN_STEPS), (self.vectors, _VECTOR_STEPS))
-            )
+            maps, tokens = (self.maps, _MAP_STEPS), (self.tokens, _TOKEN_STEPS)
+            pool, steps = self.choice((maps, tokens, (self.vectors, _VECTOR_STEPS), maps, tokens))
             self.choice(steps)(self, self.choice(pool[-2:]))
         ends = [pool[-1] for pool in (self.maps, self.tokens, self.vectors) if pool[-1].op != "input"]
         outputs = {f"out{n}": build("silu", self.biased(end)) for n, end in enumerate(ends)}
-        return Graph(name, outputs)
+        return Graph("random", outputs)
 
     # Draws
 
     def integer(self, least: int, most: int) -> int:
-        return int(self.random.integers(least, most + 1))
+        return self.draw(st.integers(least, most))
 
     def choice(self, options: Any) -> Any:
         return options[self.integer(0, len(options) - 1)]
@@ -138,10 +139,8 @@ def _linear(b: _Builder, x: Node) -> None:
 
 
 def _group_norm(b: _Builder, x: Node) -> None:
-    """Not of single elements: their variance is 0, and what is left of x minus its mean is rounding."""
     channels = x.shape[-1]
-    single = x.shape[1] * x.shape[2] == 1 and channels == 4
-    groups = 1 if single else b.choice([g for g in (1, 2, 4) if channels % g == 0])
+    groups = b.choice([g for g in (1, 2, 4) if channels % g == 0])
     b.keep(build("group_norm", x, b.weight(channels), b.weight(channels), groups=groups, eps=1e-5))
 
 

@@ -1,11 +1,15 @@
 """Random small graphs: interpreter in f64, onnxruntime on the exported graph, and compiled kernels agree.
 
-SDCOMP_RANDOM_GRAPHS=2000 runs the first 2000 seeds; the graph of a seed is always the same.
+SDCOMP_RANDOM_GRAPHS=2000 runs that many; the graphs of a number are always the same, and no two are equal.
+They come in `SHARDS` tests, so that pytest's -n has something to divide.
 """
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,16 +23,18 @@ from sdcomp.codegen.onnx.operators import LOWERINGS
 from sdcomp.codegen.targets import resolve
 from sdcomp.ir.graph import Graph, Module
 from sdcomp.ir.interpret import interpret
+from sdcomp.ir.text import print_module
 from sdcomp.ir.types import Array
 from sdcomp.ir.verify import verify
 from sdcomp.passes.fuse_kernels import FuseKernels
 from sdcomp.passes.pipeline import PipelineOptions, pipeline, run_pipeline
 from tests.codegen.jit import run_programs
 from tests.differential.compare import reference
-from tests.differential.graphs import random_graph, random_inputs, read_weight
+from tests.differential.graphs import random_graphs, random_inputs, read_weight
 from tests.passes.graphs import error
 
 COUNT = int(os.environ.get("SDCOMP_RANDOM_GRAPHS", "60"))
+SHARDS = 4
 
 BOUND = 3e-6
 """Dozens of f32 operations on values near one."""
@@ -79,17 +85,45 @@ def _error(found: Array, expected: Array) -> float:
     return error(found.astype(np.float64), expected)
 
 
-@pytest.mark.parametrize("seed", range(COUNT))
-def test_all_agree(seed: int, tmp_path: Path) -> None:
-    graph = random_graph(seed)
-    verify(Module((graph,)))
-    expected = _expected(graph)
-    assert not _differences(graph, _in_onnxruntime(graph, tmp_path), expected)
-    assert not _differences(graph, _compiled(graph), expected)
+def _for_each_graph(check: Callable[[Graph], None], count: int, seed: int = 0, shrink: bool = False) -> None:
+    """Calls `check` with `count` different graphs, and where one fails, with smaller ones that fail too."""
+    passed: set[str] = set()
+
+    def check_once(graph: Graph) -> None:
+        text = print_module(Module((graph,)))
+        hypothesis.assume(text not in passed)
+        hypothesis.note(text)
+        check(graph)
+        passed.add(text)
+
+    phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]
+    options = hypothesis.settings(
+        max_examples=count,
+        phases=phases,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.seed(seed)(options(hypothesis.given(random_graphs())(check_once)))()
+    assert len(passed) == count
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_all_agree(shard: int) -> None:
+    def check(graph: Graph) -> None:
+        verify(Module((graph,)))
+        expected = _expected(graph)
+        with tempfile.TemporaryDirectory() as folder:
+            assert not _differences(graph, _in_onnxruntime(graph, Path(folder)), expected)
+        assert not _differences(graph, _compiled(graph), expected)
+
+    _for_each_graph(check, -(-COUNT // SHARDS), shard, shrink=True)
 
 
 def test_every_operation_occurs() -> None:
-    seen = {node.op for seed in range(60) for node in random_graph(seed).nodes()}
+    seen: set[str] = set()
+    _for_each_graph(lambda graph: seen.update(node.op for node in graph.nodes()), 100)
     assert set(LOWERINGS) - PASSES_MAKE - NO_KERNEL <= seen
 
 
@@ -99,6 +133,9 @@ def test_finds_a_bug_planted_in_a_kernel(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         vectormath, "exp2_coefficients", lambda degree: tuple(1.0001 * c for c in right(degree))
     )
-    assert any(
-        _differences(graph, _compiled(graph), _expected(graph)) for graph in map(random_graph, range(5))
-    )
+
+    def check(graph: Graph) -> None:
+        assert not _differences(graph, _compiled(graph), _expected(graph))
+
+    with pytest.raises(AssertionError):
+        _for_each_graph(check, 10)
