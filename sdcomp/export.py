@@ -49,13 +49,14 @@ class ExportOptions:
 
     `size` is (width, height) in pixels, None to leave both free; the batch is always free. `weights` is how
     matrices are stored, f32 or f16; arithmetic is f32. `plan` writes the programs after all passes too, as a
-    build for this machine has them.
+    build for `target` has them.
     """
 
     adapters: Sequence[AdapterFile] = ()
     size: tuple[int, int] | None = DEFAULT_SIZE
     weights: str = "f32"
     plan: bool = False
+    target: str = "native"
     allow_unmatched: bool = False
     prediction: str | None = None
     heads: int | None = None
@@ -105,6 +106,7 @@ def _check(folder: Path, options: ExportOptions) -> None:
         raise UsageError(f"--weights {options.weights}: expected one of {', '.join(STORED)}")
     if options.plan and options.size is None:
         raise UsageError("--plan: programs are made for one size; give --size instead of --dynamic")
+    resolve(options.target)
     parent = folder.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{folder}: the folder {parent} does not exist; create it first")
@@ -120,7 +122,9 @@ def _export(model: Path, folder: Path, options: ExportOptions, progress: Progres
     with ExitStack() as stack:
         checkpoint = stack.enter_context(Checkpoint.open(model))
         config = detect(checkpoint, options.prediction, options.heads)
-        adapters = [stack.enter_context(open_adapter(a.path, a.strength)) for a in options.adapters]
+        adapters = [
+            stack.enter_context(open_adapter(a.path, a.strength, a.te_strength)) for a in options.adapters
+        ]
         updates = match(adapters, config, options.allow_unmatched)
         types = {name: TensorType(info.shape, info.dtype) for name, info in checkpoint.tensors.items()}
         job = _Job(folder, config, updates, WeightSource(checkpoint, adapters).read_weight, options, progress)
@@ -174,7 +178,7 @@ class _Job:
         """The programs after all passes, one file each, over one file of weights."""
         assert self.options.size is not None
         lowered = lower_model(self.config, types, [self.options.size])
-        passes = pipeline(PipelineOptions(self.updates, resolve("native").lanes))
+        passes = pipeline(PipelineOptions(self.updates, resolve(self.options.target).lanes))
         module = run_pipeline(passes, lowered)
         folder = self.folder / PLAN
         folder.mkdir()
@@ -182,7 +186,8 @@ class _Job:
             store = WeightStore(file, DATA, self.read_weight, self.options.weights)
             for graph in module:
                 path = folder / f"{graph.name}.onnx"
-                write_model(graph, path, Extents.fixed(graph), store, self._steps(graph.name))
+                steps = self._steps(graph.name)
+                write_model(graph, path, Extents.fixed(graph), store, steps, traced=True)
         return [f"{PLAN}/{graph.name}" for graph in module]
 
     def _steps(self, stage: str) -> Callable[[int, int], None]:

@@ -14,7 +14,12 @@ def export(
     output: Annotated[str, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write.")],
     lokr: Annotated[
         list[str] | None,
-        typer.Option("--lokr", metavar="FILE[:STRENGTH]", help="LoKr adapter to fold in; may repeat."),
+        typer.Option(
+            "--lokr",
+            "--lora",
+            metavar="FILE[:STRENGTH[:TE_STRENGTH]]",
+            help="Adapter of any kind to fold in; may repeat. TE_STRENGTH is for the text encoder.",
+        ),
     ] = None,
     size: Annotated[
         str | None,
@@ -28,8 +33,14 @@ def export(
         typer.Option("--weights", metavar="f32|f16", help="How matrices are stored; arithmetic is f32."),
     ] = "f32",
     plan: Annotated[
-        bool, typer.Option("--plan", help="Also write the programs after all passes, for this machine.")
+        bool, typer.Option("--plan", help="Also write the programs after all passes, as a build has them.")
     ] = False,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", metavar="native|NAME", help="The build's --target: with --plan alone it counts."
+        ),
+    ] = "native",
     allow_unmatched: Annotated[
         bool, typer.Option("--allow-unmatched", help="Leave out modules that only the adapter has.")
     ] = False,
@@ -59,6 +70,7 @@ def export(
         size=None if dynamic else fixed,
         weights=weights,
         plan=plan,
+        target=target,
         allow_unmatched=allow_unmatched,
         prediction=prediction,
         heads=heads,

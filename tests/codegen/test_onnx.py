@@ -238,6 +238,21 @@ def test_adapters_are_folded_in(files: Files, tmp_path: Path) -> None:
     assert error(initializer(files.folder, "unet", base).T, expected) > 0.01
 
 
+def test_adapters_have_a_strength_of_their_own_for_text(files: Files, tmp_path: Path) -> None:
+    adapters = [AdapterFile(files.adapter, STRENGTH, te_strength=0)]
+    export_onnx(files.checkpoint, tmp_path / "out", ExportOptions(adapters, SIZE))
+    names = {
+        "text_encoder": "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight",
+        "unet": "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight",
+    }
+    changed = {
+        network: error(initializer(tmp_path / "out", network, name), initializer(files.folder, network, name))
+        for network, name in names.items()
+    }
+    assert changed["text_encoder"] == 0
+    assert changed["unet"] > 0.01
+
+
 def test_f16_weights(files: Files, tmp_path: Path) -> None:
     """A checkpoint that is stored as f16 loses nothing, and takes half the room."""
     export_onnx(files.checkpoint, tmp_path / "out", ExportOptions(size=SIZE, weights="f16"))
@@ -369,6 +384,7 @@ def test_writes_into_an_empty_folder_only(files: Files, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (ExportOptions(weights="q4"), "--weights q4: expected one of f32, f16"),
+        (ExportOptions(target="z80"), "--target z80: unknown; known are native"),
         (ExportOptions(size=None, plan=True), "give --size instead of --dynamic"),
         (ExportOptions(size=(60, 61)), "both sides must be positive multiples"),
     ],

@@ -113,6 +113,11 @@ class Emitter:
             self.define(node, moved, first)
         return self._values[node, first]
 
+    def place(self, node: Node) -> tuple[str, bool]:
+        """The name of a value that is defined, and whether channels come first in it."""
+        first = (node, False) not in self._values
+        return self._values[node, first], first
+
     def number(self, node: Node, first: bool = False) -> str:
         """The value as f32, for arithmetic."""
         first = first and len(node.shape) > 2
@@ -204,7 +209,7 @@ def _form(node: Node, first: bool) -> Form:
 
 
 def _origins(graph: Graph) -> Mapping[Node, str]:
-    """For each node the module that it belongs to: that of its weight, or of its latest operand."""
+    """For each node the module that it belongs to: that of its weight, or of its latest operand with one."""
     origins: dict[Node, str] = {}
     places: dict[Node, int] = {}
     constants = weight_nodes(graph)
@@ -214,7 +219,8 @@ def _origins(graph: Graph) -> Mapping[Node, str]:
         if node in constants or own:
             origins[node] = _weight_name(own[0] if own else node).rpartition(".")[0] or graph.name
             continue
-        latest = max(node.operands, key=places.__getitem__, default=None)
+        known = [operand for operand in node.operands if origins[operand] != graph.name]
+        latest = max(known, key=places.__getitem__, default=None)
         origins[node] = graph.name if latest is None else origins[latest]
     return origins
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,11 @@ from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from sdcomp.workers import Worker
 from tests.artifacts import TINY_SIZE, Built
 from tests.cli.command import Result, run_here, start
+from tests.compare.conftest import Pair
 
 SIZE = "x".join(map(str, TINY_SIZE))
-QUICK = ("--repeats", "1", "--threads", "1")
+QUICK = ("--repeats", "1", "--threads", "1", "--steps", "0")
 PROGRAMS = ["text", f"unet@{SIZE}x1", f"unet@{SIZE}x2", f"vae_decoder@{SIZE}"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An artifact, and the models exported from its checkpoint."""
-
-    artifact: Path
-    checkpoint: Path
-    folder: Path
-
-
-@pytest.fixture(scope="module")
-def pair(small_built: Built, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("compare") / "onnx"
-    export_onnx(small_built.checkpoint, folder, ExportOptions(size=TINY_SIZE))
-    return Pair(small_built.path, small_built.checkpoint, folder)
 
 
 def compare(capsys: pytest.CaptureFixture[str], pair: Pair, *options: str | Path) -> Result:
@@ -58,6 +42,7 @@ def test_equal_models_pass(pair: Pair, capsys: pytest.CaptureFixture[str]) -> No
         assert 0 < row["largest"] < 1e-3
         assert min(row["seconds"], row["onnx_seconds"]) > 0
         assert min(row["peak_bytes"], row["onnx_peak_bytes"]) > 1 << 20
+    assert json.loads(result.out)["picture"] is None
     assert found["text"]["once_seconds"] == 0 < found[f"unet@{SIZE}x1"]["once_seconds"]
 
 
@@ -141,7 +126,7 @@ def test_missing_models_and_packages(
     missing = compare(capsys, Pair(pair.artifact, pair.checkpoint, tmp_path))
     assert missing.code == 2
     assert f"{tmp_path}/text_encoder/model.onnx: no such file; make it with sdcomp export" in missing.err
-    monkeypatch.setattr("sdcomp.compare.find_spec", lambda name: None)
+    monkeypatch.setattr("sdcomp.compare.cases.find_spec", lambda name: None)
     absent = compare(capsys, pair)
     assert absent.code == 2
     assert "pip install onnxruntime" in absent.err
@@ -176,6 +161,7 @@ def test_a_process_that_dies_is_told() -> None:
         (("--dynamic", "--size", "64x64"), "with --dynamic every size will do"),
         (("--dynamic", "--plan"), "give --size instead of --dynamic"),
         (("--weights", "q4"), "--weights q4: expected one of f32, f16"),
+        (("--target", "z80"), "--target z80: unknown"),
     ],
 )
 def test_export_refuses(
