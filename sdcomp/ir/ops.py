@@ -35,6 +35,7 @@ class Op:
 MANY = 1 << 16
 _SOURCE = {"shape": INTEGERS, "dtype": TEXT}
 _SPATIAL = {"padding": INTEGERS}
+_WINOGRAD = {"m": INTEGER, "scale": INTEGER}
 
 
 def _unary(name: str, reference: Reference, meaning: str) -> Op:
@@ -64,14 +65,14 @@ _TABLE = (
     Op("kron", (2, 2), {}, shapes.kron, references.kron,
        "Kronecker product, axis by axis; the operand of lower rank is viewed with trailing axes of 1",
        ("a", "b")),
-    # Winograd stages, which rewrite_winograd makes of a 3x3 convolution: F(m x m, 3 x 3)
-    Op("winograd_filter", (1, 1), {"m": INTEGER}, winograd.filter_shape, winograd.filter_reference,
-       "G g G^T of every filter of w[O,I,3,3]: [(m+2)^2,O,I]", ("w",)),
-    Op("winograd_input", (1, 1), {"m": INTEGER}, winograd.input_shape, winograd.input_reference,
-       "B^T d B of every tile of the padded map x[N,H,W,C]: [(m+2)^2,tiles,C]"),
+    # Winograd stages of a 3x3 convolution of a map, or of one upsampled `scale` times: F(m x m, 3 x 3)
+    Op("winograd_filter", (1, 1), _WINOGRAD, winograd.filter_shape, winograd.filter_reference,
+       "G g G^T of every filter of w[O,I,3,3]: [n^2,O,I]", ("w",)),
+    Op("winograd_input", (1, 1), _WINOGRAD, winograd.input_shape, winograd.input_reference,
+       "B^T d B of every tile of the padded map x[N,H,W,C], not yet upsampled: [n^2,tiles,C]"),
     Op("winograd_multiply", (2, 2), {}, winograd.multiply_shape, winograd.multiply_reference,
        "v[s] times the transpose of u[s], for each s", ("v", "u")),
-    Op("winograd_output", (1, 1), {"m": INTEGER, "shape": INTEGERS}, winograd.output_shape,
+    Op("winograd_output", (1, 1), {**_WINOGRAD, "shape": INTEGERS}, winograd.output_shape,
        winograd.output_reference, "A^T m A of every tile, as a map of `shape` [N,H,W,O]", ("m",)),
     # Normalisation
     Op("group_norm", (3, 3), {"groups": INTEGER, "eps": NUMBER}, shapes.same, references.group_norm,

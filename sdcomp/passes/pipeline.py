@@ -17,6 +17,7 @@ from sdcomp.passes.eliminate_dead import EliminateDead
 from sdcomp.passes.expose_padding import ExposePadding
 from sdcomp.passes.fold_constants import FoldConstants
 from sdcomp.passes.fold_kronecker import FoldKronecker
+from sdcomp.passes.fold_upsample import FoldUpsample
 from sdcomp.passes.fuse_kernels import FuseKernels
 from sdcomp.passes.pack_projections import PackProjections
 from sdcomp.passes.plan_memory import plan_memory
@@ -45,7 +46,7 @@ def pipeline(options: PipelineOptions) -> list[Pass]:
         SplitRates(),  # one program per prompt, per step, per evaluation
         ShareCfgPrefix(),  # both guidance rows at once, until they differ
         PackProjections(),  # queries, keys and values of self-attention from one product
-        # Folding nearest-neighbour upsampling into the convolution behind it enters here.
+        FoldUpsample(options.lanes),  # upsampling becomes part of the convolution behind it
         RewriteWinograd(options.lanes),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
         EliminateCommon(),  # one node per value, over all programs and sizes
         EliminateDead(),  # carried values that nobody reads

@@ -14,6 +14,7 @@ CLASSES = {
     "fold_kronecker": "FoldKronecker",
     "split_rates": "SplitRates",
     "share_cfg_prefix": "ShareCfgPrefix",
+    "fold_upsample": "FoldUpsample",
     "eliminate_common": "EliminateCommon",
     "eliminate_dead": "EliminateDead",
     "fold_constants": "FoldConstants",

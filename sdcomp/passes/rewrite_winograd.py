@@ -4,7 +4,7 @@
         winograd_input(pad(x){p'}){m}, winograd_filter(w){m})){m, shape}
 
 p' is p with more zeros at the bottom and right, up to whole tiles. Convolutions still have their padding
-here.
+here. `fold_upsample` has taken those of upsampled maps.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from sdcomp.ir.graph import Module, Node
 from sdcomp.ir.ops import build
 from sdcomp.passes.base import Pass, rewrite_module
 from sdcomp.passes.select_conv import select_conv
+from sdcomp.winograd.matrices import transform
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,23 @@ class RewriteWinograd(Pass):
     def _rewrite(self, node: Node) -> Node | None:
         if node.op != "conv2d":
             return None
-        m = select_conv(node, self.lanes).m
-        return None if m is None else winograd_stages(node, m)
+        form = select_conv(node, self.lanes).form
+        return None if form is None else winograd_stages(node, *form)
 
 
-def winograd_stages(node: Node, m: int) -> Node:
-    """The four stages that compute a 3x3 convolution of stride 1."""
+def winograd_stages(node: Node, m: int, scale: int = 1) -> Node:
+    """The four stages that compute a 3x3 convolution of stride 1; `scale` above 1 takes the place of the
+    upsampling that it reads.
+    """
     x, weight = node.operands
+    if scale > 1:
+        (x,) = x.operands
     top, left, bottom, right = node.integers("padding")
+    step = transform(m, scale).step
     _, height, width, _ = node.shape
-    padded = build("pad", x, padding=(top, left, bottom + -height % m, right + -width % m))
-    tiles = build("winograd_input", padded, m=m)
-    products = build("winograd_multiply", tiles, build("winograd_filter", weight, m=m))
-    return build("winograd_output", products, m=m, shape=node.shape)
+    below, beside = -(height // scale) % step, -(width // scale) % step
+    form = {"m": m, "scale": scale}
+    padded = build("pad", x, padding=(top, left, bottom + below, right + beside))
+    tiles = build("winograd_input", padded, **form)
+    products = build("winograd_multiply", tiles, build("winograd_filter", weight, **form))
+    return build("winograd_output", products, **form, shape=node.shape)

@@ -1,7 +1,7 @@
 """select_conv: the algorithm of each convolution, by a cost formula, with its reason.
 
-Costs are in multiply-accumulates of the micro-kernel. A Winograd convolution F(m x m, 3 x 3) makes n^2 = (m
-+ 2)^2 products per tile of m x m pixels where the direct one makes 9 m^2, and pays for three transforms:
+Costs are in multiply-accumulates of the micro-kernel. A Winograd convolution F(m x m, 3 x 3) makes n^2
+products per tile of m x m pixels where the direct one makes 9 m^2, and pays for three transforms:
 
     cost = n^2 (T C O + a T C B + f C O b + y T O)
 
@@ -13,7 +13,7 @@ stores included.
 from dataclasses import dataclass
 
 from sdcomp.ir.graph import Node
-from sdcomp.winograd.matrices import POINTS, TAPS, tile_size
+from sdcomp.winograd.matrices import POINTS, TAPS, transform
 
 INPUT_COST, FILTER_COST, OUTPUT_COST = 4.0, 4.0, 3.0
 """a, f and y: measured on AVX-512 and rounded; the decision is not sensitive to them."""
@@ -24,33 +24,52 @@ LEAST_CHANNELS = 32
 """Below, a convolution is bound by its transforms and by memory."""
 
 
+Form = tuple[int, int]
+"""m and scale of F(m x m, 3 x 3): with scale 2 of an upsampled map, computed from the map itself."""
+
+
 @dataclass(frozen=True)
 class Choice:
-    """`m` of F(m x m, 3 x 3), or None for a direct convolution; `reason` is for people."""
+    """`form` of a Winograd convolution, or None for a direct one; `reason` is for people."""
 
-    m: int | None
+    form: Form | None
     reason: str
 
 
-def select_conv(node: Node, lanes: int) -> Choice:
-    """The algorithm for a conv2d node; `lanes` must divide the channels for a vectorised input transform."""
+def select_conv(node: Node, lanes: int, scale: int = 1) -> Choice:
+    """The algorithm for a conv2d node; `lanes` must divide the channels for a vectorised input transform.
+
+    `scale` is the largest that a form may have: 1 leaves upsampled maps as they are.
+    """
     weight = node.operands[1].shape
     if weight[2:] != (TAPS, TAPS) or node.integer("stride") != 1:
         return Choice(None, f"direct: {weight[2]}x{weight[3]} with stride {node.integer('stride')}")
     if min(weight[:2]) < LEAST_CHANNELS or weight[1] % lanes:
         return Choice(None, f"direct: {weight[1]} to {weight[0]} channels")
     direct = float(node.type.elements * weight[1] * TAPS * TAPS)
-    costs = {m: _winograd_cost(node, m) for m in POINTS}
-    m = min(costs, key=lambda candidate: costs[candidate])
-    ratio = costs[m] / direct
+    costs = {form: _winograd_cost(node, form) for form in POINTS if form[1] in _scales(node)[:scale]}
+    form = min(costs, key=lambda candidate: costs[candidate])
+    ratio = costs[form] / direct
     if ratio >= 1:
-        return Choice(None, f"direct: F({m},3) would cost {ratio:.2f} of it")
-    return Choice(m, f"F({m},3): {ratio:.2f} of the direct cost")
+        return Choice(None, f"direct: {_name(form)} would cost {ratio:.2f} of it")
+    return Choice(form, f"{_name(form)}: {ratio:.2f} of the direct cost")
 
 
-def _winograd_cost(node: Node, m: int) -> float:
+def _scales(node: Node) -> tuple[int, ...]:
+    x = node.operands[0]
+    upsampled = x.op == "upsample_nearest" and x.integer("scale") == 2
+    return (1, 2) if upsampled and node.integers("padding") == (1, 1, 1, 1) else (1,)
+
+
+def _name(form: Form) -> str:
+    m, scale = form
+    return f"F({m},3)" + f" of the map upsampled {scale} times" * (scale > 1)
+
+
+def _winograd_cost(node: Node, form: Form) -> float:
     batches, height, width, _ = node.shape
     outputs, inputs = node.operands[1].shape[:2]
+    m = form[0]
     tiles = batches * -(-height // m) * -(-width // m)
     blocks = -(-tiles // TILES_PER_BLOCK)
     transforms = (
@@ -58,4 +77,4 @@ def _winograd_cost(node: Node, m: int) -> float:
         + FILTER_COST * inputs * outputs * blocks
         + OUTPUT_COST * tiles * outputs
     )
-    return tile_size(m) ** 2 * (tiles * inputs * outputs + transforms)
+    return transform(*form).planes * (tiles * inputs * outputs + transforms)

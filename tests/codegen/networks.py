@@ -68,7 +68,8 @@ def shape(call: Call) -> str:
         return f"{rows}x{kernel.columns}x{where.depth}{taps} {epilogue(kernel)}" + " +geglu" * kernel.gated
     if isinstance(kernel, WinogradConvolution):
         rows = kernel.batches * kernel.height * kernel.width
-        return f"{rows}x{kernel.columns}x{kernel.depth} F({kernel.m},3) {epilogue(kernel)}"
+        upsampled = f" of {kernel.scale}x" * (kernel.scale > 1)
+        return f"{rows}x{kernel.columns}x{kernel.depth} F({kernel.m},3){upsampled} {epilogue(kernel)}"
     if isinstance(kernel, Attention):
         heads = f"{kernel.batches}x{kernel.heads} heads of {kernel.channels}"
         return f"{heads}, {kernel.queries} queries, {kernel.keys} keys"

@@ -345,13 +345,15 @@ def test_operation(output: Node, tmp_path: Path) -> None:
     assert error(run(path, **inputs), interpret(graph, inputs, random_array)["y"]) <= 1e-6
 
 
-@pytest.mark.parametrize("m", POINTS)
-def test_winograd_stages(m: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("m", "scale"), POINTS)
+def test_winograd_stages(m: int, scale: int, tmp_path: Path) -> None:
     x, w = source("x", (2, 7, 9, 5)), weight("w", (6, 5, 3, 3))
-    stages = winograd_stages(build("conv2d", x, w, stride=1, padding=(1, 1, 1, 1)), m)
+    upsampled = build("upsample_nearest", x, scale=scale)
+    stages = winograd_stages(build("conv2d", upsampled, w, stride=1, padding=(1, 1, 1, 1)), m, scale)
     inputs = random_array(x).astype(np.float32)
     channels_first = torch.from_numpy(inputs).double().permute(0, 3, 1, 2)
-    expected = functional.conv2d(channels_first, torch.from_numpy(_stored(w)).double(), padding=1)
+    repeated = functional.interpolate(channels_first, scale_factor=scale)
+    expected = functional.conv2d(repeated, torch.from_numpy(_stored(w)).double(), padding=1)
     found = run(export_graph(tmp_path, stages), x=inputs)
     assert error(found, expected.permute(0, 2, 3, 1).numpy()) <= 2e-6
 

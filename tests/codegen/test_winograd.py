@@ -1,5 +1,5 @@
-"""The Winograd kernel against torch's direct convolution in f64, with every epilogue step and maps that
-tiles do not divide.
+"""The Winograd kernel against torch's direct convolution in f64, with every epilogue step, maps that tiles do
+not divide, and maps without their border, as they are or upsampled.
 """
 
 from dataclasses import dataclass, replace
@@ -17,15 +17,18 @@ from sdcomp.ir.types import DType
 from tests.codegen.case import ROUNDING, Case, Compiled, gapped, isa, random_normal
 from tests.codegen.contractions import apply_step, convolve, kernel_step, packed_operand, step_operand
 
-GROWTH = {2: 1.5, 4: 2.5}
-"""How much F(m, 3) amplifies roundings, about: its transforms add and subtract numbers larger than the
-result.
+GROWTH = {(2, 1): 1.5, (4, 1): 2.5, (2, 2): 1.5, (4, 2): 1.5}
+"""How much F(m, 3) amplifies roundings, about, by m and scale: its transforms add and subtract numbers larger
+than the result.
 """
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A 3x3 convolution with a border of 1; `blocks` are tile_block, panel_block and depth_block."""
+    """A 3x3 convolution with a border of 1, of a map of height x width upsampled `scale` times.
+
+    The border is in the operand if `bordered`; `blocks` are tile_block, panel_block and depth_block.
+    """
 
     m: int
     height: int
@@ -38,13 +41,24 @@ class Shape:
     gap: int = 0
     out_gap: int = 0
     blocks: tuple[int, int, int] | None = None
+    scale: int = 1
+    bordered: bool = True
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Zeros in the operand, above, left, below and right: up to whole tiles."""
+        step = self.m // self.scale
+        below, beside = -self.height % step, -self.width % step
+        return (1, 1, 1 + below, 1 + beside) if self.bordered else (0, 0, 0, 0)
 
     def kernel(self, target: Target) -> WinogradConvolution:
         vectors = panel_vectors(target, self.columns, False)
+        top, left, bottom, right = self.padding
         kernel = WinogradConvolution(
-            m=self.m, batches=self.batch, height=self.height, width=self.width,
-            padded_height=-(-self.height // self.m) * self.m + 2,
-            padded_width=-(-self.width // self.m) * self.m + 2,
+            m=self.m, scale=self.scale, batches=self.batch,
+            height=self.scale * self.height, width=self.scale * self.width,
+            source_height=top + self.height + bottom, source_width=left + self.width + right,
+            border=(1 - top, 1 - left),
             stride=self.depth + self.gap, depth=self.depth, columns=self.columns,
             out_stride=self.columns + self.out_gap, weight_dtype=self.dtype,
             steps=tuple(kernel_step(step, self.columns) for step in self.steps), vectors=vectors,
@@ -60,11 +74,12 @@ def build(shape: Shape, target: Target) -> Case:
     """The bound is that of a direct convolution, amplified."""
     kernel = shape.kernel(target)
     x = random_normal(1, shape.batch, shape.height, shape.width, shape.depth)
-    below, beside = kernel.padded_height - shape.height - 1, kernel.padded_width - shape.width - 1
-    padded = np.pad(x, ((0, 0), (1, below), (1, beside), (0, 0)))
+    top, left, bottom, right = shape.padding
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     weights = random_normal(2, shape.columns, shape.depth, 3, 3) / sqrt(9 * shape.depth)
     weights = weights.astype(DType(shape.dtype).numpy)
-    expected = convolve(padded[:, : shape.height + 2, : shape.width + 2], weights, 1)
+    upsampled = x.repeat(shape.scale, 1).repeat(shape.scale, 2)
+    expected = convolve(np.pad(upsampled, ((0, 0), (1, 1), (1, 1), (0, 0))), weights, 1)
     extra = [step_operand(step, expected.shape, 3 + n) for n, step in enumerate(shape.steps)]
     for step, operand in zip(shape.steps, extra, strict=True):
         expected = apply_step(step, expected, operand)
@@ -74,7 +89,7 @@ def build(shape: Shape, target: Target) -> Case:
         for step, e in zip(shape.steps, extra, strict=True)
         if e is not None
     ]
-    bound = GROWTH[shape.m] * ROUNDING * (4 + sqrt(9 * shape.depth) / 3)
+    bound = GROWTH[shape.m, shape.scale] * ROUNDING * (4 + sqrt(9 * shape.depth) / 3)
     out = gapped(expected.numpy(), shape.columns + shape.out_gap)
     return Case(kernel, [gapped(padded, shape.depth + shape.gap), packed, *given], 2, out, bound)
 
@@ -90,6 +105,14 @@ SHAPES = {
     "deep": Shape(4, 8, 8, 320, 16),
     "small_tiles": Shape(2, 7, 6, 32, 40, steps=("batch_vector_1", "gelu")),
     "small_tiles_blocks": Shape(2, 5, 5, 48, 65, batch=2, steps=ALL, blocks=(7, 1, 32), gap=4),
+    "no_border": Shape(4, 8, 8, 32, 16, bordered=False),
+    "no_border_odd": Shape(4, 7, 9, 48, 33, batch=2, steps=ALL, gap=16, blocks=(5, 1, 16), bordered=False),
+    "no_border_small_tiles": Shape(2, 1, 3, 16, 20, dtype="f32", bordered=False),
+    "upsampled": Shape(4, 8, 6, 64, 48, scale=2, bordered=False),
+    "upsampled_odd": Shape(4, 5, 7, 48, 33, batch=2, steps=ALL, gap=16, out_gap=3, scale=2, bordered=False),
+    "upsampled_blocks": Shape(4, 9, 3, 48, 70, blocks=(4, 1, 32), scale=2, bordered=False),
+    "upsampled_bordered": Shape(4, 3, 5, 32, 16, batch=2, dtype="f32", scale=2),
+    "upsampled_small_tiles": Shape(2, 3, 4, 16, 65, batch=2, steps=("bias",), scale=2, bordered=False),
 }
 BUILDS = {name: partial(build, shape) for name, shape in SHAPES.items()}
 

@@ -38,11 +38,14 @@ INVALID = {
     ),
     "attention": ("attention(%rows, %rows, %rows) {causal = false, heads = 3} : f32[2,5,8]", "into 3 heads"),
     "kron": ("kron(%matrix, %matrix) : f32[9,8]", r"make f32\[9,64\]"),
-    "winograd_filter": ("winograd_filter(%map) {m = 4} : f32[36,2,4]", r"needs w\[O,I,3,3\]"),
-    "winograd_input": ("winograd_input(%map) {m = 3} : f32[25,2,8]", r"must be one of \[2, 4\], got 3"),
+    "winograd_filter": ("winograd_filter(%map) {m = 4, scale = 1} : f32[36,2,4]", r"needs w\[O,I,3,3\]"),
+    "winograd_input": (
+        "winograd_input(%map) {m = 3, scale = 1} : f32[25,2,8]",
+        r"\(m, scale\) must be one of \[\(2, 1\), .*, got \(3, 1\)",
+    ),
     "winograd_multiply": ("winograd_multiply(%rows, %map) : f32[2,5,6]", r"needs v\[S,T,I\] and u\[S,O,I\]"),
     "winograd_output": (
-        "winograd_output(%rows) {m = 4, shape = (1, 4, 4, 8)} : f32[1,4,4,8]",
+        "winograd_output(%rows) {m = 4, scale = 1, shape = (1, 4, 4, 8)} : f32[1,4,4,8]",
         "does not hold the tiles",
     ),
     "group_norm": (

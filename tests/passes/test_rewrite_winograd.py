@@ -58,7 +58,7 @@ def test_quarter_of_the_multiplies() -> None:
 )
 def test_direct_where_winograd_does_not_pay(node: Node, reason: str) -> None:
     choice = select_conv(node, lanes=16)
-    assert choice.m is None
+    assert choice.form is None
     assert reason in choice.reason
     module = Module((Graph("g", {"y": node}),))
     assert _ops(RewriteWinograd(lanes=16).apply(module).graphs[0]) == _ops(module.graphs[0])
@@ -66,5 +66,5 @@ def test_direct_where_winograd_does_not_pay(node: Node, reason: str) -> None:
 
 def test_choice_names_its_reason() -> None:
     choice = select_conv(_convolution(64, 64, 320, 320), lanes=16)
-    assert choice.m == 4
+    assert choice.form == (4, 1)
     assert choice.reason.startswith("F(4,3): 0.")

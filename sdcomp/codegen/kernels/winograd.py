@@ -1,5 +1,5 @@
 """A 3x3 convolution of stride 1 as F(m x m, 3 x 3), all stages in one kernel (matrices:
-`winograd/matrices.py`).
+`winograd/matrices.py`), of a map or of the same map upsampled.
 
 A tile of work is a block of map tiles times a block of weight panels. For each block of input channels:
 
@@ -17,13 +17,13 @@ from itertools import chain
 
 import llvmlite.ir as ir
 
-from sdcomp.codegen.builder import ELEMENT, I1, Emitter, Value, i64
+from sdcomp.codegen.builder import ELEMENT, F32, I1, Emitter, Value, constant_table, i64
 from sdcomp.codegen.kernels import transforms
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
 from sdcomp.codegen.kernels.epilogue import Epilogue, Step
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
 from sdcomp.codegen.targets import Target
-from sdcomp.winograd.matrices import TAPS, floats, tile_size, transform
+from sdcomp.winograd.matrices import TAPS, Transform, floats, transform
 
 _PLANE_PADDING = 16
 _TILES_PER_BLOCK = 66
@@ -32,18 +32,21 @@ _ENOUGH_TILES = 12
 
 @dataclass(frozen=True)
 class WinogradConvolution(Kernel):
-    """Static shape. Operands: padded x, w in panels, out, then one per step that takes one.
+    """Static shape. Operands: x, w in panels, out, then one per step that takes one.
 
-    The output is batches x height x width pixels of `columns`, rows `out_stride` f32 apart; the input has
-    pixels `stride` apart in image rows of `padded_width` and samples of `padded_height` rows.
+    The output is batches x height x width pixels of `columns`, rows `out_stride` f32 apart. x has samples of
+    source_height x source_width pixels, `stride` apart; `border` rows and columns of zeros are missing above
+    and left of it, and what windows need below and right. The convolution is of x upsampled `scale` times.
     """
 
     m: int
+    scale: int
     batches: int
     height: int
     width: int
-    padded_height: int
-    padded_width: int
+    source_height: int
+    source_width: int
+    border: tuple[int, int]
     stride: int
     depth: int
     columns: int
@@ -60,8 +63,12 @@ class WinogradConvolution(Kernel):
     kind = "winograd"
 
     @property
+    def transform(self) -> Transform:
+        return transform(self.m, self.scale)
+
+    @property
     def planes(self) -> int:
-        return tile_size(self.m) ** 2
+        return self.transform.planes
 
     @property
     def panel_width(self) -> int:
@@ -80,6 +87,15 @@ class WinogradConvolution(Kernel):
     def map_columns(self) -> int:
         """Tiles across one map."""
         return -(-self.width // self.m)
+
+    @property
+    def reaches_outside(self) -> tuple[bool, bool]:
+        """Whether windows contain rows, or columns, that x does not have."""
+        step = self.transform.step
+        ends = self.map_rows * step + TAPS - 1, self.map_columns * step + TAPS - 1
+        extents = zip(self.border, ends, (self.source_height, self.source_width), strict=True)
+        rows, columns = (before > 0 or end - before > extent for before, end, extent in extents)
+        return rows, columns
 
     @property
     def map_tiles(self) -> int:
@@ -177,24 +193,44 @@ class _Work:
 
     def transform_input(self, start: Value, count: Value) -> None:
         e, k = self.e, self.kernel
-        n, matrix = tile_size(k.m), floats(transform(k.m).input)
+        matrix = floats(k.transform.input)
         with e.loop(0, self.count) as index:
-            batch, row, column = self._place(index)
-            pixel = e.b.add(e.b.mul(batch, i64(k.padded_height)), e.b.mul(row, i64(k.m)))
-            pixel = e.b.add(e.b.mul(pixel, i64(k.padded_width)), e.b.mul(column, i64(k.m)))
-            source = e.at(operand(e, 0), e.b.add(e.b.mul(pixel, i64(k.stride)), start))
+            window = self._window(index, start)
             target = e.at(self.v, e.b.mul(index, i64(k.depth_block)))
             with e.loop(0, count, k.lanes) as channel:
-                offsets = [[(i * k.padded_width + j) * k.stride for j in range(n)] for i in range(n)]
-                at = e.at(source, channel)
-                tile = [[e.load_vector(at, offset) for offset in line] for line in offsets]
+                mask = e.mask(e.b.sub(count, channel)) if k.depth % k.lanes else None
+                tile = [
+                    [e.load_masked(e.at(at, channel), offset, mask) for at, offset in line] for line in window
+                ]
                 into = e.at(target, channel)
                 for s, value in enumerate(chain(*transforms.apply_2d(e, matrix, tile))):
                     e.store_vector(value, into, s * k.v_plane)
 
+    def _window(self, index: Value, start: Value) -> list[list[tuple[Value, int]]]:
+        """Pointer and offset of every pixel of a tile's window, at channel `start`; outside of x to zeros."""
+        e, k = self.e, self.kernel
+        size, step = range(k.transform.inputs), i64(k.transform.step)
+        batch, row, column = self._place(index)
+        top = e.b.sub(e.b.mul(row, step), i64(k.border[0]))
+        left = e.b.sub(e.b.mul(column, step), i64(k.border[1]))
+        pixel = e.b.add(
+            e.b.mul(e.b.add(e.b.mul(batch, i64(k.source_height)), top), i64(k.source_width)), left
+        )
+        source = e.at(operand(e, 0), e.b.add(e.b.mul(pixel, i64(k.stride)), start))
+        offsets = [[(i * k.source_width + j) * k.stride for j in size] for i in size]
+        if not any(k.reaches_outside):
+            return [[(source, offset) for offset in line] for line in offsets]
+        zeros = constant_table(e.module, f"zeros_{k.depth_block}", F32, [0.0] * k.depth_block)
+        rows = [self._inside(e.b.add(top, i64(i)), k.source_height, k.reaches_outside[0]) for i in size]
+        columns = [self._inside(e.b.add(left, i64(j)), k.source_width, k.reaches_outside[1]) for j in size]
+        return [
+            [(e.b.select(e.b.and_(rows[i], columns[j]), e.at(source, offsets[i][j]), zeros), 0) for j in size]
+            for i in size
+        ]
+
     def transform_filters(self, panel: Value, start: Value, count: Value) -> None:
         e, k = self.e, self.kernel
-        matrix, width = floats(transform(k.m).filter), k.panel_width
+        matrix, width = floats(k.transform.filter), k.panel_width
         first = e.b.add(e.b.mul(panel, i64(TAPS * TAPS * k.depth)), start)
         source = e.at(operand(e, 1), e.b.mul(first, i64(width)), ELEMENT[k.weight_dtype])
         with e.loop(0, e.b.mul(count, i64(width)), k.lanes) as at:
@@ -227,7 +263,7 @@ class _Work:
 
     def transform_output(self, panel: Value, index: Value) -> None:
         e, k = self.e, self.kernel
-        n, matrix = tile_size(k.m), floats(transform(k.m).output)
+        n, matrix = k.transform.products, floats(k.transform.output)
         batch, row, column = self._place(index)
         epilogue = Epilogue(e, k.steps, k.vectors, k.vectors, k.columns, k.height * k.width, panel, batch)
         source = e.at(self._panel_sums(panel), e.b.mul(index, i64(k.panel_width)))
@@ -244,18 +280,17 @@ class _Work:
         # Through memory once more, so that the epilogue is emitted once and not for each of the m^2 pixels.
         with e.loop(0, k.m * k.m) as number:
             i, j = e.b.sdiv(number, i64(k.m)), e.b.srem(number, i64(k.m))
-            with e.when(self._inside(e.b.add(top, i), e.b.add(left, j))):
+            row_inside = self._inside(e.b.add(top, i), k.height, k.height % k.m > 0)
+            column_inside = self._inside(e.b.add(left, j), k.width, k.width % k.m > 0)
+            with e.when(e.b.and_(row_inside, column_inside)):
                 pixel = e.b.add(origin, e.b.add(e.b.mul(i, i64(k.width)), j))
                 values = e.at(self.pixels, e.b.mul(number, i64(k.panel_width)))
                 for v in range(k.vectors):
                     value = epilogue.apply(v, e.load_vector(values, v * k.lanes), pixel)
                     epilogue.store(v, value, operand(e, 2), pixel, k.out_stride)
 
-    def _inside(self, row: Value, column: Value) -> Value:
-        """Whether a pixel of a tile is inside of the map; constant where tiles divide it."""
-        e, k = self.e, self.kernel
-        inside: Value = ir.Constant(I1, 1)
-        for position, extent in ((row, k.height), (column, k.width)):
-            if extent % k.m:
-                inside = e.b.and_(inside, e.b.icmp_signed("<", position, i64(extent)))
-        return inside
+    def _inside(self, position: Value, extent: int, needed: bool) -> Value:
+        """Whether a row or column is inside of a map; true where it is known to be."""
+        if not needed:
+            return ir.Constant(I1, 1)
+        return self.e.b.icmp_unsigned("<", position, i64(extent))

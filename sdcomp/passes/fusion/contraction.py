@@ -13,6 +13,7 @@ from sdcomp.codegen.plan import Buffer, View
 from sdcomp.codegen.weights import Panels, Vector
 from sdcomp.errors import PassError
 from sdcomp.ir.graph import Node
+from sdcomp.passes.fusion import normalisation
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
 
 _ACTIVATIONS = ("silu", "gelu", "quick_gelu", "sigmoid", "tanh")
@@ -34,12 +35,20 @@ def match(root: Node, context: Context) -> Group | None:
     if chain is None or _weight(chain.anchor) not in context.constants:
         return None
     values = [node for _, node in chain.steps if node is not None and node not in context.constants]
-    return Group(root, (_source(chain.anchor), *values), lambda lowering: _lower(root, chain, lowering))
+    return Group(
+        root, (_source(chain.anchor, context), *values), lambda lowering: _lower(root, chain, lowering)
+    )
 
 
-def _source(anchor: Node) -> Node:
-    """The map or matrix that the contraction reads: for Winograd stages what the input transform reads."""
-    return _stages(anchor)[0] if anchor.op == "winograd_output" else anchor.operands[0]
+def _source(anchor: Node, context: Context) -> Node:
+    """The map or matrix that the contraction reads.
+
+    The input transform of Winograd stages reads zeros around a map where its producer cannot write them.
+    """
+    if anchor.op != "winograd_output":
+        return anchor.operands[0]
+    x = _stages(anchor)[0]
+    return x.operands[0] if x.op == "pad" and normalisation.match(x, context) is None else x
 
 
 def _weight(anchor: Node) -> Node:
@@ -144,7 +153,7 @@ def _same_samples(node: Node, other: Node, anchor: Node) -> bool:
 def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     anchor = chain.anchor
     is_winograd = anchor.op == "winograd_output"
-    x = lowering.view(_source(anchor))
+    x = lowering.view(_source(anchor, lowering.context))
     weight = _weight(anchor)
     columns = anchor.shape[-1]
     vectors = panel_vectors(lowering.target, columns, chain.gated)
@@ -172,13 +181,17 @@ def _winograd(
     anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], tile: dict[str, int]
 ) -> WinogradConvolution:
     batches, height, width, columns = anchor.shape
+    padded = _stages(anchor)[0]
+    top, left = padded.integers("padding")[:2] if padded.shape != x.shape else (0, 0)
     return WinogradConvolution(
         m=anchor.integer("m"),
+        scale=anchor.integer("scale"),
         batches=batches,
         height=height,
         width=width,
-        padded_height=x.shape[1],
-        padded_width=x.shape[2],
+        source_height=x.shape[1],
+        source_width=x.shape[2],
+        border=(top, left),
         stride=x.stride,
         depth=x.channels,
         columns=columns,
