@@ -10,6 +10,7 @@ from typing import Any
 
 from sdcomp import __version__
 from sdcomp.codegen.artifact import Inspect, Progress, Recipe, write_artifact
+from sdcomp.codegen.costs import load_costs
 from sdcomp.codegen.targets import resolve
 from sdcomp.errors import UsageError
 from sdcomp.frontend.adapters.match import match
@@ -22,7 +23,9 @@ from sdcomp.frontend.tokenizer import Tokenizer
 from sdcomp.frontend.weights import WeightSource
 from sdcomp.ir.types import TensorType
 from sdcomp.passes.apply_adapters import AdapterPlan
+from sdcomp.passes.fold_upsample import FoldUpsample
 from sdcomp.passes.pipeline import Observer, PipelineOptions, pipeline, run_pipeline
+from sdcomp.passes.select_conv import decisions
 
 WEIGHT_POLICIES = ("auto", "f32", "f16")
 DEFAULT_SIZE = (512, 512)
@@ -74,6 +77,7 @@ def build(
     output = Path(output)
     _check(output, options)
     target = resolve(options.target)
+    costs = load_costs(target)
     with ExitStack() as stack:
         checkpoint = stack.enter_context(Checkpoint.open(model))
         config = detect(checkpoint, options.prediction, options.heads)
@@ -83,14 +87,18 @@ def build(
         plan = match(adapters, config, options.allow_unmatched)
         types = {name: TensorType(info.shape, info.dtype) for name, info in checkpoint.tensors.items()}
         module = lower_model(config, types, options.sizes)
-        module = run_pipeline(pipeline(PipelineOptions(plan, target.lanes)), module, observe)
+        passes = pipeline(PipelineOptions(plan, costs))
+        first = [step.name for step in passes].index(FoldUpsample.name)
+        module = run_pipeline(passes[:first], module, observe)
+        choices = {"costs": costs.describe(), "convolutions": list(decisions(module, costs))}
+        module = run_pipeline(passes[first:], module, observe)
         source = WeightSource(checkpoint, adapters)
         recipe = Recipe(
             module,
             source.read_weight,
             target,
             options.weights,
-            _manifest(checkpoint, config, adapters, plan, options),
+            _manifest(checkpoint, config, adapters, plan, options) | choices,
             {"tokenizer": Tokenizer.default().to_bytes()},
             options.split_weights,
             inspect,

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdcomp.codegen.costs import load_costs
 from sdcomp.codegen.onnx.data import WeightStore
 from sdcomp.codegen.onnx.extents import Extents
 from sdcomp.codegen.onnx.huggingface import write_pipeline_files
@@ -178,7 +179,7 @@ class _Job:
         """The programs after all passes, one file each, over one file of weights."""
         assert self.options.size is not None
         lowered = lower_model(self.config, types, [self.options.size])
-        passes = pipeline(PipelineOptions(self.updates, resolve(self.options.target).lanes))
+        passes = pipeline(PipelineOptions(self.updates, load_costs(resolve(self.options.target))))
         module = run_pipeline(passes, lowered)
         folder = self.folder / PLAN
         folder.mkdir()

@@ -1,6 +1,12 @@
-"""Settings that every test shares: no network, one torch thread; and the artifacts that many tests open."""
+"""Settings that every test shares: no network, one torch thread, costs of kernels as they are shipped; and
+the artifacts that many tests open.
+"""
 
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +15,13 @@ from tests.golden.compare import add_golden_option, golden
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault(
+    "ZIG_GLOBAL_CACHE_DIR", str(_user_cache / "zig")
+)  # the C library need not be built again
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sdcomp-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 __all__ = ["builder", "compile_once", "golden", "small_artifact", "small_built"]
 

@@ -50,12 +50,15 @@ class LayerCase(Case):
 def write_layer(node: "Node", weights: Mapping[str, Array], path: Path) -> None:
     """Compiles one node with the whole pipeline into an artifact with the program `layer`."""
     from sdcomp.codegen.artifact import Recipe, write_artifact
+    from sdcomp.codegen.costs import load_costs
     from sdcomp.codegen.targets import resolve
     from sdcomp.ir.graph import Graph, Module
     from sdcomp.passes.pipeline import PipelineOptions, pipeline, run_pipeline
 
-    module = run_pipeline(pipeline(PipelineOptions()), Module((Graph(_PROGRAM, {"output": node}),)))
-    recipe = Recipe(module, lambda weight: weights[weight.text("name")], resolve("native"), "auto", {})
+    target = resolve("native")
+    passes = pipeline(PipelineOptions(costs=load_costs(target)))
+    module = run_pipeline(passes, Module((Graph(_PROGRAM, {"output": node}),)))
+    recipe = Recipe(module, lambda weight: weights[weight.text("name")], target, "auto", {})
     write_artifact(recipe, path, lambda stage, done, total: None)
 
 

@@ -69,7 +69,21 @@ def describe_choices(manifest: dict[str, Any]) -> str:
         f"weights {manifest['weights']}",
     ]
     lines += [f"program {program['name']}: {kernel_counts(program)}" for program in manifest["programs"]]
+    lines.append(f"costs {manifest['costs']['source']}, of {manifest['costs']['cpu']}")
+    lines += map(_convolution, manifest["convolutions"])
     return "\n".join(lines)
+
+
+def _convolution(choice: dict[str, Any]) -> str:
+    """`convolution vae_decoder@512x512 conv_in 1x64x64, 4 to 512: direct, the least cost (direct 2 ms, ...)`
+
+    Estimates are for one thread.
+    """
+    *extents, columns = choice["shape"]
+    shape = f"{'x'.join(map(str, extents))}, {choice['depth']} to {columns}" + ", 2x" * choice["upsampled"]
+    estimates = ", ".join(f"{name} {ms:g} ms" for name, ms in choice["milliseconds"].items())
+    chosen = f"{choice['algorithm']}, {choice['reason']}" + f" ({estimates})" * bool(estimates)
+    return f"convolution {choice['program']} {choice['layer']} {shape}: {chosen}"
 
 
 def kernel_counts(program: dict[str, Any]) -> str:

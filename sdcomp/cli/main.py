@@ -18,6 +18,7 @@ from sdcomp.cli.export import export
 from sdcomp.cli.inspect import inspect
 from sdcomp.cli.opt import opt
 from sdcomp.cli.run import run
+from sdcomp.cli.tune import tune
 
 app = typer.Typer(
     help="Compiles Stable Diffusion checkpoints and adapters into native libraries that make pictures.",
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (build, run, inspect, export, compare, opt, demo):
+for command in (build, run, inspect, export, compare, opt, tune, demo):
     app.command()(command)
 
 

@@ -1,5 +1,6 @@
 """Descriptions of files (`describe`) as tables."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -58,6 +59,8 @@ def _artifact(description: Description) -> Iterator[Group]:
     yield from listed("modules of adapters that the model does not have", manifest["unmatched_modules"])
     header = ("program", "inputs", "outputs", "MAC", "weights", "arena", "scratch")
     yield columns("programs", header, map(_program, programs))
+    algorithms = _algorithms(manifest["convolutions"])
+    yield columns(f"convolutions, by {_costs(manifest)}", ("program", "algorithms"), algorithms)
     kernels = [(program["name"], kernel_counts(program)) for program in programs]
     yield columns("kernels", ("program", "kernels"), kernels)
 
@@ -72,6 +75,21 @@ def _program(program: Description) -> tuple[str, ...]:
         bytes_text(program["arena_bytes"]),
         bytes_text(program["scratch_bytes"]),
     )
+
+
+def _costs(manifest: Description) -> str:
+    return f"{manifest['costs']['source']} costs of {manifest['costs']['cpu']}"
+
+
+def _algorithms(convolutions: list[Description]) -> list[tuple[str, str]]:
+    """`F(4,3) 37, F(2,3) 7` for every program with convolutions, most frequent first."""
+    counts: dict[str, Counter[str]] = {}
+    for choice in convolutions:
+        counts.setdefault(choice["program"], Counter())[choice["algorithm"]] += 1
+    return [
+        (program, ", ".join(f"{name} {count}" for name, count in found.most_common()))
+        for program, found in counts.items()
+    ]
 
 
 def _tensors(tensors: Mapping[str, str]) -> str:

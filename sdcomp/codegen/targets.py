@@ -63,6 +63,10 @@ TARGETS: dict[str, Target] = {
 }
 
 
+DEFAULT_TARGET = "x86-64-v3"
+"""For what has to name one and was not told."""
+
+
 def resolve(name: str) -> Target:
     """The target called `name`; `native` is the widest that this machine runs. Raises UsageError."""
     if name == "native":
@@ -75,18 +79,19 @@ def resolve(name: str) -> Target:
 def _native() -> Target:
     if platform.machine() in ("aarch64", "arm64"):
         return TARGETS["aarch64"]
-    present = host_features()
-    usable = [
-        t
-        for t in TARGETS.values()
-        if t.triple.startswith(platform.machine()) and present.issuperset(t.features)
-    ]
+    usable = [target for target in TARGETS.values() if is_runnable(target)]
     if not usable:
         needed = ", ".join(_X86_64_V3)
         raise UsageError(
             f"--target native: this {platform.machine()} CPU lacks what the smallest target needs ({needed})"
         )
     return max(usable, key=lambda target: target.lanes)
+
+
+def is_runnable(target: Target) -> bool:
+    """Whether this machine has the target's instructions."""
+    family = "aarch64" if platform.machine() in ("aarch64", "arm64") else platform.machine()
+    return target.triple.startswith(family) and host_features().issuperset(target.features)
 
 
 def host_features() -> frozenset[str]:

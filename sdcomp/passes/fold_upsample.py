@@ -8,9 +8,11 @@ never exists, and windows of it hold so few different pixels that fewer products
 in `winograd/matrices.py`. Where `select_conv` finds it cheapest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from sdcomp.codegen.costs import Costs
+from sdcomp.codegen.targets import DEFAULT_TARGET
 from sdcomp.ir.graph import Module, Node
 from sdcomp.passes.base import Pass, rewrite_module
 from sdcomp.passes.rewrite_winograd import winograd_stages
@@ -19,9 +21,9 @@ from sdcomp.passes.select_conv import select_conv
 
 @dataclass(frozen=True)
 class FoldUpsample(Pass):
-    """Rewrites convolutions of upsampled maps."""
+    """Rewrites convolutions of upsampled maps; `costs` are those of the target's kernels."""
 
-    lanes: int = 1
+    costs: Costs = field(default_factory=lambda: Costs.parse(DEFAULT_TARGET))
     name: ClassVar[str] = "fold_upsample"
 
     def apply(self, module: Module) -> Module:
@@ -30,7 +32,7 @@ class FoldUpsample(Pass):
     def _fold(self, node: Node) -> Node | None:
         if node.op != "conv2d" or node.operands[0].op != "upsample_nearest":
             return None
-        form = select_conv(node, self.lanes, scale=2).form
+        form = select_conv(node, self.costs).form
         if form is None or form[1] == 1:
             return None
         return winograd_stages(node, *form)

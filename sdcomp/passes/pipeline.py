@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from sdcomp.codegen.costs import Costs
 from sdcomp.codegen.tables import PlannedProgram
-from sdcomp.codegen.targets import Target
+from sdcomp.codegen.targets import DEFAULT_TARGET, Target
 from sdcomp.ir.graph import Module
 from sdcomp.passes.apply_adapters import AdapterPlan, ApplyAdapters
 from sdcomp.passes.base import Pass
@@ -34,8 +35,8 @@ class PipelineOptions:
     """What a build may choose."""
 
     adapters: AdapterPlan = field(default_factory=AdapterPlan)
-    lanes: int = 1
-    """f32 lanes of the target's vectors."""
+    costs: Costs = field(default_factory=lambda: Costs.parse(DEFAULT_TARGET))
+    """What kernels cost on the target: which algorithm a convolution gets."""
 
 
 def pipeline(options: PipelineOptions) -> list[Pass]:
@@ -46,8 +47,8 @@ def pipeline(options: PipelineOptions) -> list[Pass]:
         SplitRates(),  # one program per prompt, per step, per evaluation
         ShareCfgPrefix(),  # both guidance rows at once, until they differ
         PackProjections(),  # queries, keys and values of self-attention from one product
-        FoldUpsample(options.lanes),  # upsampling becomes part of the convolution behind it
-        RewriteWinograd(options.lanes),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
+        FoldUpsample(options.costs),  # upsampling becomes part of the convolution behind it
+        RewriteWinograd(options.costs),  # 3x3 convolutions as F(m x m, 3 x 3), where select_conv says so
         EliminateCommon(),  # one node per value, over all programs and sizes
         EliminateDead(),  # carried values that nobody reads
         FoldConstants(),  # constants evaluated, nodes that do nothing dropped

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 
@@ -49,7 +50,8 @@ def create_pass(text: str) -> Pass:
 
 
 def _options(constructor: type[Pass], text: str) -> dict[str, object]:
-    defaults = {field.name: field.default for field in fields(constructor)}
+    plain = constructor()
+    defaults = {field.name: getattr(plain, field.name) for field in fields(plain)}
     options: dict[str, object] = {}
     for part in filter(None, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -62,8 +64,9 @@ def _options(constructor: type[Pass], text: str) -> dict[str, object]:
 
 def _value(pass_name: str, name: str, text: str, default: object) -> object:
     kind = type(default)
+    parse: Callable[[str], object] = getattr(kind, "parse", kind)
     try:
-        return _FLAGS[text] if kind is bool else kind(text)  # type: ignore[call-arg]
+        return _FLAGS[text] if kind is bool else parse(text)
     except (KeyError, ValueError):
         raise UsageError(
             f"pass {pass_name}: option {name} must be of kind {kind.__name__}, got {text!r}"

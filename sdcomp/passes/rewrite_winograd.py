@@ -7,9 +7,11 @@ p' is p with more zeros at the bottom and right, up to whole tiles. Convolutions
 here. `fold_upsample` has taken those of upsampled maps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from sdcomp.codegen.costs import Costs
+from sdcomp.codegen.targets import DEFAULT_TARGET
 from sdcomp.ir.graph import Module, Node
 from sdcomp.ir.ops import build
 from sdcomp.passes.base import Pass, rewrite_module
@@ -19,9 +21,9 @@ from sdcomp.winograd.matrices import transform
 
 @dataclass(frozen=True)
 class RewriteWinograd(Pass):
-    """`lanes` is the vector width of the target: channels of rewritten convolutions are multiples of it."""
+    """`costs` are those of the target's kernels."""
 
-    lanes: int = 1
+    costs: Costs = field(default_factory=lambda: Costs.parse(DEFAULT_TARGET))
     name: ClassVar[str] = "rewrite_winograd"
 
     def apply(self, module: Module) -> Module:
@@ -30,7 +32,7 @@ class RewriteWinograd(Pass):
     def _rewrite(self, node: Node) -> Node | None:
         if node.op != "conv2d":
             return None
-        form = select_conv(node, self.lanes).form
+        form = select_conv(node, self.costs, scale=1).form
         return None if form is None else winograd_stages(node, *form)
 
 

@@ -1,80 +1,80 @@
-"""select_conv: the algorithm of each convolution, by a cost formula, with its reason.
+"""select_conv: the algorithm of each convolution, by what its kernels would cost, with its reason.
 
-Costs are in multiply-accumulates of the micro-kernel. A Winograd convolution F(m x m, 3 x 3) makes n^2
-products per tile of m x m pixels where the direct one makes 9 m^2, and pays for three transforms:
-
-    cost = n^2 (T C O + a T C B + f C O b + y T O)
-
-T tiles, C input and O output channels, b blocks of tiles (each transforms the filters anew), B blocks of
-panels (each transforms the input anew); a, f and y are what one element of a transform costs, loads and
-stores included.
+The estimate is of one thread: the elements that each part of a kernel handles, with the kernel's own tile
+sizes, times what one costs on the target (`codegen/costs.py`). Winograd makes n^2 products per tile of m x m
+pixels where a direct convolution makes 9 m^2, but transforms its input once per block of weight panels and
+the filters once per block of tiles. Few tiles do not pay for that.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
-from sdcomp.ir.graph import Node
-from sdcomp.winograd.matrices import POINTS, TAPS, transform
-
-INPUT_COST, FILTER_COST, OUTPUT_COST = 4.0, 4.0, 3.0
-"""a, f and y: measured on AVX-512 and rounded; the decision is not sensitive to them."""
-
-TILES_PER_BLOCK = 64
-PANEL_BLOCKS = 2
-LEAST_CHANNELS = 32
-"""Below, a convolution is bound by its transforms and by memory."""
-
-
-Form = tuple[int, int]
-"""m and scale of F(m x m, 3 x 3): with scale 2 of an upsampled map, computed from the map itself."""
+from sdcomp.codegen.convolution import Convolution, Form, forms, kernels, name
+from sdcomp.codegen.costs import Costs
+from sdcomp.ir.graph import Module, Node
+from sdcomp.ir.rates import node_rates
+from sdcomp.passes.fusion.lowering import label
+from sdcomp.winograd.matrices import TAPS
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`form` of a Winograd convolution, or None for a direct one; `reason` is for people."""
+    """`form` of a Winograd convolution, or None for a direct one; `reason` is for people.
+
+    `milliseconds` are the estimates by algorithm; none where there is nothing to choose.
+    """
 
     form: Form | None
     reason: str
+    milliseconds: dict[str, float] = field(default_factory=dict)
 
 
-def select_conv(node: Node, lanes: int, scale: int = 1) -> Choice:
-    """The algorithm for a conv2d node; `lanes` must divide the channels for a vectorised input transform.
+def select_conv(node: Node, costs: Costs, scale: int = 2) -> Choice:
+    """The algorithm for a conv2d node; `scale` is the largest upsampling that may be folded into it."""
+    kernel, stride = node.operands[1].shape[2:], node.integer("stride")
+    if kernel != (TAPS, TAPS) or stride != 1:
+        return Choice(None, f"{kernel[0]}x{kernel[1]} with stride {stride}")
+    shape = _shape(node)
+    candidates = [form for form in forms(shape.scale) if form is None or form[1] <= scale]
+    estimates = {form: costs.milliseconds(kernels(shape, form, costs.target)) for form in candidates}
+    best = min(candidates, key=lambda form: estimates[form])
+    reason = f"{estimates[best] / estimates[None]:.2f} of the direct cost" if best else "the least cost"
+    return Choice(best, reason, {name(form): estimate for form, estimate in estimates.items()})
 
-    `scale` is the largest that a form may have: 1 leaves upsampled maps as they are.
+
+def decisions(module: Module, costs: Costs) -> Iterator[dict[str, Any]]:
+    """What `select_conv` says of each convolution of activations: a JSON-ready record per program and node.
+
+    `shape` is (samples, height, width, channels) of the output, `depth` the input's channels, `upsampled`
+    whether the input is; `milliseconds` are estimates for one thread.
     """
-    weight = node.operands[1].shape
-    if weight[2:] != (TAPS, TAPS) or node.integer("stride") != 1:
-        return Choice(None, f"direct: {weight[2]}x{weight[3]} with stride {node.integer('stride')}")
-    if min(weight[:2]) < LEAST_CHANNELS or weight[1] % lanes:
-        return Choice(None, f"direct: {weight[1]} to {weight[0]} channels")
-    direct = float(node.type.elements * weight[1] * TAPS * TAPS)
-    costs = {form: _winograd_cost(node, form) for form in POINTS if form[1] in _scales(node)[:scale]}
-    form = min(costs, key=lambda candidate: costs[candidate])
-    ratio = costs[form] / direct
-    if ratio >= 1:
-        return Choice(None, f"direct: {_name(form)} would cost {ratio:.2f} of it")
-    return Choice(form, f"{_name(form)}: {ratio:.2f} of the direct cost")
+    for graph in module:
+        rates = node_rates(graph.outputs.values())
+        for node in graph.nodes():
+            if node.op != "conv2d" or rates[node] == "model":
+                continue
+            choice = select_conv(node, costs)
+            yield {
+                "program": graph.name,
+                "layer": label(node),
+                "shape": list(node.shape),
+                "depth": node.operands[1].shape[1],
+                "upsampled": _scale(node) > 1,
+                "algorithm": name(choice.form),
+                "reason": choice.reason,
+                "milliseconds": {key: float(f"{ms:.3g}") for key, ms in choice.milliseconds.items()},
+            }
 
 
-def _scales(node: Node) -> tuple[int, ...]:
+def _shape(node: Node) -> Convolution:
+    columns, depth = node.operands[1].shape[:2]
+    batches, height, width, _ = node.shape
+    return Convolution(batches, height, width, depth, columns, _scale(node))
+
+
+def _scale(node: Node) -> int:
+    """2 where the convolution is of a map upsampled by 2 with a border of 1: what can be folded."""
     x = node.operands[0]
     upsampled = x.op == "upsample_nearest" and x.integer("scale") == 2
-    return (1, 2) if upsampled and node.integers("padding") == (1, 1, 1, 1) else (1,)
-
-
-def _name(form: Form) -> str:
-    m, scale = form
-    return f"F({m},3)" + f" of the map upsampled {scale} times" * (scale > 1)
-
-
-def _winograd_cost(node: Node, form: Form) -> float:
-    batches, height, width, _ = node.shape
-    outputs, inputs = node.operands[1].shape[:2]
-    m = form[0]
-    tiles = batches * -(-height // m) * -(-width // m)
-    blocks = -(-tiles // TILES_PER_BLOCK)
-    transforms = (
-        INPUT_COST * tiles * inputs * PANEL_BLOCKS
-        + FILTER_COST * inputs * outputs * blocks
-        + OUTPUT_COST * tiles * outputs
-    )
-    return transform(*form).planes * (tiles * inputs * outputs + transforms)
+    return 2 if upsampled and node.integers("padding") == (1, 1, 1, 1) else 1

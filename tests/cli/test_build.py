@@ -1,6 +1,7 @@
 """`sdcomp build` by its output."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def test_debug_ladder(built: Built) -> None:
     for step in pipeline(PipelineOptions()):
         assert f"pass {step.name}: " in err
         assert f"# after {step.name}\n" in err
+    assert "costs shipped, of " in err
+    assert re.search(
+        r"^convolution vae_decoder@\S+ first_stage\S+ 1x\S+, \d+ to \d+: .* \(direct .* ms", err, re.M
+    )
     assert "stage compile: " in err
     assert "graph unet@" in err
 

@@ -49,6 +49,7 @@ def test_artifact_tables(built: Built, capsys: pytest.CaptureFixture[str]) -> No
         "unet.prompt@64x32x2",
         "f32[1,4,16,32]",
         "vae_decoder@64x32",
+        "convolutions, by shipped costs of ",
     ):
         assert words in out
 

@@ -1,62 +1,42 @@
-"""Runs kernels and programs in the test's own process, one thread, without a linker: LLVM's JIT over the
-very same code.
-"""
+"""Runs kernels and programs in the test's own process, one thread, over memory that nobody has written."""
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import llvmlite.binding as llvm
 import numpy as np
 
-from sdcomp.codegen.compile import emit_object, machine, new_module
+from sdcomp.codegen import jit
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.module import name_kernels
 from sdcomp.codegen.plan import Buffer, Program, Space
-from sdcomp.codegen.targets import TARGETS, Target, host_features, resolve
+from sdcomp.codegen.targets import TARGETS, Target, is_runnable
 from sdcomp.ir.graph import Node
 from sdcomp.ir.interpret import evaluate
 from sdcomp.ir.types import Array
 from sdcomp.passes.plan_memory import MemoryPlan, plan_memory
 from sdcomp.passes.split_parallel import split_parallel
 
-FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 UNWRITTEN = 0xFF
 """Every byte that nobody has written: as f32, f16 and f64 it is NaN, so that reading it shows."""
 
 
 def runnable_targets() -> list[Target]:
     """The targets whose instructions this machine has."""
-    present, family = host_features(), resolve("native").triple.partition("-")[0]
-    return [t for t in TARGETS.values() if t.triple.startswith(family) and present.issuperset(t.features)]
+    return [target for target in TARGETS.values() if is_runnable(target)]
 
 
 def aligned(size: int) -> Array:
     """Unwritten bytes at a 64-byte boundary."""
-    room = np.full(size + 192, UNWRITTEN, np.uint8)
-    start = -room.ctypes.data % 64
-    return room[start : start + size]
+    return jit.aligned_bytes(size, UNWRITTEN)
 
 
-class Jit:
-    """Compiled kernels by symbol; keep it alive while they run."""
+class Jit(jit.Jit):
+    """Compiled kernels that find nothing written when they start."""
 
     def __init__(self, symbols: Mapping[Kernel, str], target: Target) -> None:
-        module = new_module("jit", target)
-        for kernel, symbol in symbols.items():
-            kernel.emit(module, symbol, target)
-        builder = llvm.JITLibraryBuilder().add_object_img(emit_object(module, target)).add_current_process()
-        for symbol in symbols.values():
-            builder.export_symbol(symbol)
-        self._engine = llvm.create_lljit_compiler(machine(target))
-        self._library = builder.link(self._engine, "kernels")
-        self._functions = {kernel: FUNCTION(self._library[symbol]) for kernel, symbol in symbols.items()}
+        super().__init__(symbols, target)
         self._target = target
-
-    @staticmethod
-    def of(kernels: Iterable[Kernel], target: Target) -> "Jit":
-        """Each distinct kernel once."""
-        return Jit({kernel: f"kernel_{n}" for n, kernel in enumerate(dict.fromkeys(kernels))}, target)
 
     def run(self, kernel: Kernel, pointers: Sequence[int], order: Sequence[int] | None = None) -> None:
         """All tiles in one call; or one call for each tile of `order`, with unwritten scratch memory every
@@ -65,7 +45,7 @@ class Jit:
         table = (ctypes.c_void_p * len(pointers))(*pointers)
         for begin, end in [(0, kernel.tiles)] if order is None else [(tile, tile + 1) for tile in order]:
             scratch = aligned(kernel.scratch_bytes(self._target))
-            self._functions[kernel](ctypes.addressof(table), scratch.ctypes.data, begin, end)
+            self.functions[kernel](ctypes.addressof(table), scratch.ctypes.data, begin, end)
 
 
 WeightReader = Callable[[Node], Array]
@@ -105,7 +85,7 @@ def run_programs(
     """Runs the programs in order, sharing state; returns all outputs. The arena is planned as in an
     artifact.
     """
-    jit = Jit(name_kernels(programs), target)
+    compiled = Jit(name_kernels(programs), target)
     memory = _Memory({name: np.ascontiguousarray(value) for name, value in inputs.items()}, weights)
     for program in programs:
         plan = plan_memory(split_parallel(program))
@@ -116,5 +96,5 @@ def run_programs(
         }
         for call in program.calls:
             places = [memory.address(o.buffer, plan, arena) + o.offset for o in call.operands]
-            jit.run(call.kernel, places)
+            compiled.run(call.kernel, places)
     return memory.outputs

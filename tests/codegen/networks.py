@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+from sdcomp.codegen.costs import shipped_costs
 from sdcomp.codegen.kernels.attention import Attention
 from sdcomp.codegen.kernels.contraction import Contraction
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
@@ -42,7 +43,7 @@ def lower_stored(config: ModelConfig, size: tuple[int, int], dtype: DType = DTyp
 
 def optimise(module: Module, target: Target) -> Module:
     """After all graph passes of a build for this target."""
-    return run_pipeline(pipeline(PipelineOptions(lanes=target.lanes)), module)
+    return run_pipeline(pipeline(PipelineOptions(costs=shipped_costs(target))), module)
 
 
 def programs(config: ModelConfig, size: tuple[int, int], target: Target) -> list[Program]:

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from sdcomp.codegen.costs import shipped_costs
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.onnx.data import WeightStore
 from sdcomp.codegen.onnx.extents import Extents
@@ -64,7 +65,7 @@ def _in_onnxruntime(graph: Graph, folder: Path) -> dict[str, Array]:
 
 def _compiled(graph: Graph) -> dict[str, Array]:
     fuse = FuseKernels(resolve("native"), "f32")
-    module = run_pipeline(pipeline(PipelineOptions(lanes=fuse.target.lanes)), Module((graph,)))
+    module = run_pipeline(pipeline(PipelineOptions(costs=shipped_costs(fuse.target))), Module((graph,)))
     programs = [fuse.lower(part) for part in module]
     return run_programs(programs, fuse.target, random_inputs(graph), read_weight)
 

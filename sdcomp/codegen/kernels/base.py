@@ -1,6 +1,7 @@
 """What every kernel is: static data that emits one function over a range of independent tiles."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from sdcomp.codegen.builder import I64, POINTER, Emitter, Value, new_function
@@ -36,6 +37,11 @@ class Kernel(ABC):
     def multiplies(self) -> int:
         """Multiply-accumulates of one run, for reports and priorities."""
         return 0
+
+    @property
+    def work(self) -> Mapping[str, int]:
+        """Elements that each part of one run handles: what `codegen/costs.py` has times for."""
+        return {}
 
     @abstractmethod
     def emit_tile(self, e: Emitter, tile: Value) -> None:

@@ -9,6 +9,7 @@ The input of a convolution is padded beforehand, so no tap needs a bounds check;
 rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -104,6 +105,17 @@ class Contraction(Kernel):
                 self.columns,
             )
         )
+
+    @property
+    def work(self) -> Mapping[str, int]:
+        """Products, weights widened, and sums kept from one tap and block of depth to the next."""
+        g, columns = self.geometry, self.panels * self.width
+        rows, weights = g.batches * g.outer * g.inner, len(g.taps) * g.depth * columns
+        return {
+            "multiply": rows * weights,
+            "filter": weights * self.row_blocks if self.weight_dtype == "f16" else 0,
+            "output": rows * columns * len(g.taps) * -(-g.depth // self.depth_block),
+        }
 
     @property
     def _sum_floats(self) -> int:

@@ -3,6 +3,7 @@ zeros.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -106,6 +107,11 @@ class Resample(Kernel):
     @property
     def tiles(self) -> int:
         return self.batches * self.out_height
+
+    @property
+    def work(self) -> Mapping[str, int]:
+        """Elements written."""
+        return {"output": self.tiles * self.out_width * self.channels}
 
     def emit_tile(self, e: Emitter, tile: Value) -> None:
         batch, row = e.b.sdiv(tile, i64(self.out_height)), e.b.srem(tile, i64(self.out_height))

@@ -12,6 +12,7 @@ whole: they would be 4 times as large as plain ones for m = 4. Planes s are padd
 that all n^2 of them would fall into one set of the first-level cache.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -106,12 +107,28 @@ class WinogradConvolution(Kernel):
         return -(-self.panels // self.panel_block)
 
     @property
+    def tile_blocks(self) -> int:
+        return -(-self.map_tiles // self.tile_block)
+
+    @property
     def tiles(self) -> int:
-        return -(-self.map_tiles // self.tile_block) * self.panel_blocks
+        return self.tile_blocks * self.panel_blocks
 
     @property
     def multiplies(self) -> int:
         return self.planes * self.map_tiles * self.depth * self.columns
+
+    @property
+    def work(self) -> Mapping[str, int]:
+        """Products, and elements of V, U and M that are transformed, with what fills vectors and panels."""
+        columns = self.panels * self.panel_width
+        depth = -(-self.depth // self.lanes) * self.lanes
+        return {
+            "multiply": self.planes * self.map_tiles * self.depth * columns,
+            "input": self.planes * self.map_tiles * depth * self.panel_blocks,
+            "filter": self.planes * self.depth * columns * self.tile_blocks,
+            "output": self.planes * self.map_tiles * columns,
+        }
 
     # Scratch: V, U, M, in floats
 
