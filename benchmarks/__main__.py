@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _scaling(subparsers.add_parser("scaling", help="a UNet evaluation on one thread, on all, and disturbed"))
     _memory(subparsers.add_parser("memory", help="time and peak memory of `sdcomp build` and `sdcomp run`"))
     _accuracy(subparsers.add_parser("accuracy", help="relative errors of every program"))
+    _winograd_error(subparsers.add_parser("winograd-error", help="rounding errors of convolution kernels"))
     _make_checkpoint(subparsers.add_parser("make-checkpoint", help="write a synthetic checkpoint"))
     _make_lokr(subparsers.add_parser("make-lokr", help="write a random LoKr adapter for a checkpoint"))
     return parser
@@ -106,6 +107,13 @@ def _accuracy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lokr", action="append", default=[], metavar="FILE[:STRENGTH]")
     parser.add_argument("--threads", type=_positive, default=_THREADS, metavar="N")
     parser.set_defaults(command=commands.check_accuracy)
+
+
+def _winograd_error(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", choices=("sd15", "tiny"))
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="WxH")
+    parser.add_argument("--only", default="", metavar="TEXT", help="layers whose name contains this")
+    parser.set_defaults(command=commands.report_winograd_errors)
 
 
 def _make_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -105,6 +105,15 @@ def check_accuracy(options: argparse.Namespace) -> int:
     return int(worst > 1)
 
 
+def report_winograd_errors(options: argparse.Namespace) -> int:
+    """Prints the error of every algorithm for every shape of a 3x3 convolution."""
+    from benchmarks.winograd_error import winograd_errors
+
+    for layer in winograd_errors(options.family, options.size, options.only):
+        print(layer, flush=True)
+    return 0
+
+
 def make_checkpoint(options: argparse.Namespace) -> int:
     """Writes a synthetic checkpoint."""
     from benchmarks.checkpoint import write_checkpoint

@@ -4,6 +4,7 @@ Children import this file for the functions at its end, so what takes seconds to
 """
 
 import json
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -66,6 +67,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def model_arguments(files: Files, artifact: Path) -> list[str]:
     place = ["--model", str(files.checkpoint), "--artifact", str(artifact)]
     return [*place, "--size", "32x32", "--threads", "1"]
+
+
+def test_winograd_error(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["winograd-error", "tiny", "--size", "32x32", "--only", "upsampled"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    for line in lines:
+        found = dict(re.findall(r"(direct|F\(\d,3\)(?: of 2x)?) (\d\S+e-\d+)", line))
+        assert set(found) == {"direct", "F(2,3)", "F(4,3)", "F(2,3) of 2x", "F(4,3) of 2x"}
+        assert all(1e-9 < float(error) < 2e-6 for error in found.values())
+        assert float(found["F(4,3) of 2x"]) < float(found["F(4,3)"])
 
 
 def test_unet_against_torch(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
