@@ -184,6 +184,7 @@ LAYERS: list[LayerCase] = [
     MatmulCase(rows=9, depth=24, columns=20),
     ConvCase(16, 24, side=8),
     ConvCase(16, 24, side=8, stride=2),
+    ConvCase(16, 24, side=8, upsampled=True),
     AttentionCase(queries=12, keys=20, heads=2, channels=8),
     AttentionCase(queries=12, keys=12, heads=2, channels=8, causal=True),
 ]
