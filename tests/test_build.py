@@ -11,6 +11,7 @@ import pytest
 
 import sdcomp
 from sdcomp.errors import ArtifactError
+from sdcomp.frontend.synthetic_lokr import Form, write_random_lokr
 from sdcomp.passes.pipeline import PipelineOptions, pipeline
 from tests.artifacts import TINY, TINY_SIZE, Built
 from tests.checkpoints import write_checkpoint
@@ -29,6 +30,12 @@ def decoded(path: Path) -> np.ndarray:
     latents = np.random.default_rng(0).standard_normal((1, 4, *TINY_SIZE), dtype=np.float32)
     with sdcomp.load(path, threads=1) as model:
         return model.decode(latents)
+
+
+def encoded(path: Path) -> np.ndarray:
+    """Hidden states of a prompt."""
+    with sdcomp.load(path, threads=1) as model:
+        return model.encode_text(["a lighthouse"])
 
 
 def test_nothing_but_the_artifact_is_left(small_built: Built, tmp_path: Path) -> None:
@@ -173,6 +180,20 @@ def test_float16_stays_as_it_is(small_built: Built, tmp_path: Path) -> None:
     manifest = build(small_built, tmp_path / "model.so", weights="f16")
     assert manifest["weights_bytes"] == small_built.manifest["weights_bytes"]
     np.testing.assert_array_equal(decoded(tmp_path / "model.so"), decoded(small_built.path))
+
+
+@pytest.mark.parametrize("weights", ["auto", "f32"])
+def test_folded_adapters_change_nothing_but_values(small_built: Built, tmp_path: Path, weights: str) -> None:
+    """The same kernels, multiplies and memory of every program as without: no cost at run time."""
+    plain = build(small_built, tmp_path / "model.so", weights=weights)
+    before = encoded(tmp_path / "model.so")
+    write_random_lokr(tmp_path / "lokr.safetensors", small_built.config, forms=tuple(Form))
+    adapters = [sdcomp.AdapterFile(tmp_path / "lokr.safetensors", 0.5)]
+    adapted = build(small_built, tmp_path / "model.so", weights=weights, adapters=adapters)
+    assert adapted["adapted_weights"] > 20
+    assert adapted["programs"] == plain["programs"]
+    assert adapted["weights_bytes"] == plain["weights_bytes"]
+    assert not np.array_equal(encoded(tmp_path / "model.so"), before)
 
 
 def test_a_size_given_twice_is_built_once(small_built: Built, tmp_path: Path) -> None:
