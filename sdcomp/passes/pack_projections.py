@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from sdcomp.ir.graph import Module, Node, topological_order
 from sdcomp.ir.ops import build
+from sdcomp.ir.types import DType
 from sdcomp.passes.base import Pass, rewrite_module
 
 
@@ -31,7 +32,7 @@ def _pack(node: Node) -> Node | None:
         return None
     found = [_projection(operand) for operand in node.operands]
     projections = [projection for projection in found if projection is not None]
-    kinds = {(p.x, p.weight.dtype, p.bias is None) for p in projections}
+    kinds = {(p.x, p.bias is None) for p in projections}
     if len(projections) < len(found) or len(kinds) > 1:
         return None
     ends = accumulate((operand.shape[-1] for operand in node.operands), initial=0)
@@ -65,7 +66,13 @@ def _is_constant(node: Node) -> bool:
 
 
 def _packed(projections: list[_Projection]) -> Node:
-    weights = build("concat", *(p.weight for p in projections), axis=0)
-    product = build("matmul", projections[0].x, weights)
+    product = build("matmul", projections[0].x, _joined([p.weight for p in projections]))
     biases = [p.bias for p in projections if p.bias is not None]
-    return build("add", product, build("concat", *biases, axis=0)) if biases else product
+    return build("add", product, _joined(biases)) if biases else product
+
+
+def _joined(weights: list[Node]) -> Node:
+    """One below the other, as f32 where types differ: an adapter may have changed some of them only."""
+    if len({weight.dtype for weight in weights}) > 1:
+        weights = [w if w.dtype is DType.F32 else build("cast", w, dtype=DType.F32.value) for w in weights]
+    return build("concat", *weights, axis=0)

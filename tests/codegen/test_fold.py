@@ -45,6 +45,15 @@ def stacked() -> Node:
     return build("add", whole(), build("reshape", build("kron", first, second), shape=W.shape))
 
 
+def joined() -> Node:
+    """As query, key and value are, of which one has no adapter."""
+    shape = (1024, 1024 * 3)
+    first, second = weight("w1", (8, 8), "adapter0", "f16"), weight("w2", (128, 384), "adapter0", "f16")
+    query, key, value = (weight(name, shape, dtype="f16") for name in "qkv")
+    changed_parts = [build("add", part, build("kron", first, second)) for part in (query, value)]
+    return build("concat", changed_parts[0], build("cast", key, dtype="f32"), changed_parts[1], axis=0)
+
+
 def read(node: Node) -> Array:
     return np.full(node.shape, 0.25, node.dtype.numpy)
 
@@ -59,6 +68,6 @@ def peak_bytes(node: Node) -> int:
     return peak
 
 
-@pytest.mark.parametrize("make", [whole, split, with_lengths, stacked])
+@pytest.mark.parametrize("make", [whole, split, with_lengths, stacked, joined])
 def test_an_adapter_needs_no_more_than_one_stored_tensor(make: Callable[[], Node]) -> None:
     assert peak_bytes(make()) - peak_bytes(W) <= W.type.bytes

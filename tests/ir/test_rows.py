@@ -51,7 +51,8 @@ CASES: dict[str, Node] = {
     "rows become columns": turned(build("mul", DOWN, DOWN), 1, 0),
     "cast": build("cast", build("cast", SUM, dtype="f16"), dtype="f32"),
     "minimum": build("minimum", SUM, number(0)),
-    "joined rows": build("concat", SUM, SUM, axis=0),
+    "joined rows": build("concat", SUM, build("mul", LENGTHS, SUM), SUM, axis=0),
+    "joined columns": build("concat", SUM, SUM, axis=1),
 }  # fmt: skip
 
 
