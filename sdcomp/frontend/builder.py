@@ -7,15 +7,13 @@ from collections.abc import Callable
 from math import prod
 
 from sdcomp.errors import FamilyError, UsageError
+from sdcomp.frontend.config import NORM_GROUPS
 from sdcomp.ir.graph import Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import DType, Shape
 
 Lookup = Callable[[str], Node]
 """From a tensor's canonical name to its `weight` node."""
-
-GROUPS = 32
-"""Groups of every group normalisation of latent diffusion, whatever the number of channels."""
 
 TO_NHWC = (0, 2, 3, 1)
 TO_NCHW = (0, 3, 1, 2)
@@ -55,18 +53,20 @@ class Weights:
 
 
 class Builder:
-    """Builds layers whose weights are named `prefix + name`; `prefix` is empty or ends in a dot.
+    """Builds layers whose weights are named `prefix + name`; `prefix` is empty or ends in a dot. `groups` is
+    how many groups every group normalisation of the network has.
 
     Every method raises FamilyError where a weight's shape does not fit, naming the tensor.
     """
 
-    def __init__(self, prefix: str, weights: Lookup) -> None:
+    def __init__(self, prefix: str, weights: Lookup, groups: int = NORM_GROUPS) -> None:
         self._prefix = prefix
+        self._groups = groups
         self._weights = Weights.of(weights)
 
     def at(self, module: str) -> "Builder":
         """The builder of a submodule."""
-        return Builder(f"{self._prefix}{module}.", self._weights)
+        return Builder(f"{self._prefix}{module}.", self._weights, self._groups)
 
     def weight(self, name: str, shape: Shape) -> Node:
         """The tensor `name` of this shape."""
@@ -87,8 +87,8 @@ class Builder:
         return self._biased(build("conv2d", x, kernel, stride=stride, padding=padding), name)
 
     def group_norm(self, x: Node, name: str, eps: float) -> Node:
-        """Group normalisation over the last axis in GROUPS groups."""
-        return build("group_norm", x, *self._affine(x, name), groups=GROUPS, eps=eps)
+        """Group normalisation over the last axis, in the network's number of groups."""
+        return build("group_norm", x, *self._affine(x, name), groups=self._groups, eps=eps)
 
     def layer_norm(self, x: Node, name: str) -> Node:
         """Layer normalisation over the last axis, eps 1e-5 as torch has by default."""

@@ -4,6 +4,9 @@ lowering files.
 
 from dataclasses import dataclass
 
+NORM_GROUPS = 32
+"""Groups of every group normalisation of latent diffusion, whatever the number of channels."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -25,6 +28,7 @@ class UNetConfig:
     heads: int | None
     head_channels: int | None
     linear_projection: bool
+    norm_groups: int = NORM_GROUPS
 
     def head_count(self, channels: int) -> int:
         """Attention heads of a transformer block of this width."""
@@ -58,6 +62,7 @@ class VaeConfig:
     image_channels: int
     scaling_factor: float
     has_encoder: bool
+    norm_groups: int = NORM_GROUPS
 
     @property
     def downscale(self) -> int:

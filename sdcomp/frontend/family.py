@@ -13,22 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from sdcomp.errors import FamilyError, UsageError
+from sdcomp.errors import FamilyError
 from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from sdcomp.frontend.names import TEXT, UNET, VAE, text_layers, unet_layers, vae_layers
 from sdcomp.frontend.safetensors import quoted
+from sdcomp.frontend.settings import SD1_HEADS, SD1_SCALING_FACTOR, Settings
 from sdcomp.ir.types import Shape
 
 NETWORKS = {"unet": UNET, "text encoder": TEXT, "vae": VAE}
 
-SD1_HEADS = 8
-SD1_SCALING_FACTOR = 0.18215
-CLIP_HEAD_CHANNELS = 64
 CLIP_VOCABULARY = 49408
-NORM_GROUPS = 32
-
-PREDICTIONS = {"eps": "eps", "epsilon": "eps", "v": "v", "v_prediction": "v", "v-prediction": "v"}
 
 ADAPTER = (
     r"lora_|lycoris_|oft_(?:unet|te)_|(?:.*\.)?base_model\.model\."
@@ -63,12 +58,13 @@ def detect(checkpoint: Checkpoint, prediction: str | None = None, heads: int | N
     for an option that cannot be honoured.
     """
     _refuse_foreign_names(checkpoint)
-    unet, text, vae = (_Network(checkpoint, prefix) for prefix in (UNET, TEXT, VAE))
+    notes: list[str] = []
+    settings = Settings(checkpoint, notes)
+    groups = settings.norm_groups()
+    unet, text, vae = (_Network(checkpoint, prefix, groups) for prefix in (UNET, TEXT, VAE))
     for label, network in zip(NETWORKS, (unet, text, vae), strict=True):
         if not network.shapes:
             raise FamilyError(f"{checkpoint.path}: has no {label}; give a checkpoint with all networks")
-    notes: list[str] = []
-    settings = _Settings(checkpoint, notes)
     config = ModelConfig(
         family="sd1",
         prediction=settings.prediction(prediction),
@@ -118,11 +114,12 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, object]:
 
 
 class _Network:
-    """The tensors of one network, by name without prefix."""
+    """The tensors of one network, by name without prefix; `norm_groups` must divide its widths."""
 
-    def __init__(self, checkpoint: Checkpoint, prefix: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, prefix: str, norm_groups: int) -> None:
         self.path = checkpoint.path
         self.prefix = prefix
+        self.norm_groups = norm_groups
         self.shapes: dict[str, Shape] = {
             name.removeprefix(prefix): tensor.shape
             for name, tensor in checkpoint.tensors.items()
@@ -161,8 +158,8 @@ class _Network:
         return different[0]
 
     def multiplier(self, channels: int, base: int) -> int:
-        if channels % base or channels % NORM_GROUPS:
-            self.refuse(f"{channels} channels are not a multiple of {base} and of {NORM_GROUPS}")
+        if channels % base or channels % self.norm_groups:
+            self.refuse(f"{channels} channels are not a multiple of {base} and of {self.norm_groups}")
         return channels // base
 
     def refuse(self, reason: str) -> NoReturn:
@@ -198,6 +195,7 @@ def _unet_config(network: _Network) -> UNetConfig:
         heads=SD1_HEADS,
         head_channels=None,
         linear_projection=len(network.shapes.get(f"{middle}.proj_in.weight", ())) == 2,
+        norm_groups=network.norm_groups,
     )
 
 
@@ -236,91 +234,8 @@ def _vae_config(network: _Network) -> VaeConfig:
         image_channels=image_channels,
         scaling_factor=SD1_SCALING_FACTOR,
         has_encoder=has_encoder,
+        norm_groups=network.norm_groups,
     )
-
-
-class _Settings:
-    """What tensors cannot tell. Every answer leaves a note that says where it comes from."""
-
-    def __init__(self, checkpoint: Checkpoint, notes: list[str]) -> None:
-        self._checkpoint = checkpoint
-        self._notes = notes
-
-    def prediction(self, option: str | None) -> str:
-        """What the UNet predicts: the noise ("eps"). Raises FamilyError for v-prediction."""
-        if option is not None and option not in PREDICTIONS:
-            raise UsageError(f"prediction {option!r} is unknown; expected one of {', '.join(PREDICTIONS)}")
-        stated = self._checkpoint.metadata.get("modelspec.prediction_type")
-        found, source = option, "given as an option"
-        if found is None and stated is not None:
-            found, source = stated, "from the metadata modelspec.prediction_type"
-        elif found is None and "v_pred" in self._checkpoint.ignored:
-            found, source = "v", "from the marker tensor v_pred"
-        elif found is None:
-            found, source = "eps", "the rule of Stable Diffusion 1.x"
-        if PREDICTIONS.get(found) != "eps":
-            what = f"prediction type {quoted(found)} ({source})"
-            raise FamilyError(
-                f"{self._checkpoint.path}: {what} is not supported, only eps is; if that is wrong, "
-                "give the prediction eps as an option"
-            )
-        self._notes.append(f"The UNet predicts the noise (eps): {source}.")
-        return "eps"
-
-    def with_heads(self, unet: UNetConfig, option: int | None) -> UNetConfig:
-        """The attention heads of the UNet: a fixed count, or, by metadata, a fixed width of one head."""
-        if option is not None and option < 1:
-            raise UsageError(f"{option} attention heads are too few; expected 1 or more")
-        stated, width = self._integer("sdcomp.unet.heads"), self._integer("sdcomp.unet.head_channels")
-        if option is None and stated is None and width is not None:
-            self._notes.append(f"A UNet attention head has {width} channels: from the file's metadata.")
-            return replace(unet, heads=None, head_channels=width)
-        heads, source = next(
-            (value, source)
-            for value, source in (
-                (option, "given as an option"),
-                (stated, "from the file's metadata"),
-                (SD1_HEADS, "the rule of Stable Diffusion 1.x"),
-            )
-            if value is not None
-        )
-        self._notes.append(f"The UNet has {heads} attention heads: {source}.")
-        return replace(unet, heads=heads)
-
-    def with_text_heads(self, text: TextEncoderConfig) -> TextEncoderConfig:
-        """CLIP's heads are 64 wide; where 64 does not divide the width, the widest below that does."""
-        stated = self._integer("sdcomp.text.heads")
-        widths = range(min(CLIP_HEAD_CHANNELS, text.width), 0, -1)
-        rule = text.width // next(width for width in widths if text.width % width == 0)
-        heads = rule if stated is None else stated
-        source = "the rule of CLIP" if stated is None else "from the file's metadata"
-        self._notes.append(f"The text encoder has {heads} attention heads: {source}.")
-        return replace(text, heads=heads)
-
-    def scaling_factor(self) -> float:
-        """`latents = scaling_factor * z` of the VAE."""
-        stated = self._checkpoint.metadata.get("sdcomp.vae.scaling_factor")
-        source = "the rule of Stable Diffusion 1.x" if stated is None else "from the file's metadata"
-        try:
-            factor = SD1_SCALING_FACTOR if stated is None else float(stated)
-        except ValueError:
-            factor = math.nan
-        if not 0 < factor < math.inf:
-            self._refuse("sdcomp.vae.scaling_factor", "a positive number")
-        self._notes.append(f"The VAE's scaling factor is {factor}: {source}.")
-        return factor
-
-    def _integer(self, key: str) -> int | None:
-        stated = self._checkpoint.metadata.get(key)
-        if stated is None:
-            return None
-        if not re.fullmatch("[1-9][0-9]{0,5}", stated):
-            self._refuse(key, "a positive integer")
-        return int(stated)
-
-    def _refuse(self, key: str, expected: str) -> NoReturn:
-        found = quoted(self._checkpoint.metadata[key])
-        raise FamilyError(f"{self._checkpoint.path}: its metadata {key} is {found}, expected {expected}")
 
 
 def _refuse_foreign_names(checkpoint: Checkpoint) -> None:

@@ -54,7 +54,8 @@ def lower_unet(
     context = program_input("context", "prompt", (batch, tokens, config.context_channels))
     if latent_batch < batch:
         latents = build("broadcast_to", latents, shape=(batch, *latents.shape[1:]))
-    lowering = _Lowering(config, Builder(config.prefix, weights), timestep, context)
+    network = Builder(config.prefix, weights, config.norm_groups)
+    lowering = _Lowering(config, network, timestep, context)
     return Graph(name, {"noise": to_nchw(lowering.noise(to_nhwc(latents)))})
 
 

@@ -29,7 +29,7 @@ def lower_vae_decoder(
     Raises UsageError for an empty size, FamilyError for a weight that does not fit.
     """
     require_multiple("latent size", 1, width, height)
-    network = Builder(config.prefix, weights)
+    network = Builder(config.prefix, weights, config.norm_groups)
     latents = program_input("latents", "eval", (batch, config.latent_channels, height, width))
     x = network.linear(to_nhwc(latents), "post_quant_conv", config.latent_channels)
     return Graph(name, {"image": to_nchw(_decoder(config, network.at("decoder"), x))})
@@ -47,7 +47,7 @@ def lower_vae_encoder(
     Raises UsageError for a size that `downscale` does not divide, FamilyError for a weight that does not fit.
     """
     require_multiple("image size", config.downscale, width, height)
-    network = Builder(config.prefix, weights)
+    network = Builder(config.prefix, weights, config.norm_groups)
     image = program_input("image", "eval", (batch, config.image_channels, height, width))
     moments = _encoder(config, network.at("encoder"), to_nhwc(image))
     channels = config.latent_channels

@@ -320,6 +320,8 @@ def test_shapes_that_do_not_fit_are_explained(
         ("sdcomp.unet.heads", "7", "do not divide"),
         ("sdcomp.unet.head_channels", "9" * 9, "positive integer"),
         ("sdcomp.text.heads", "x\n", "positive integer"),
+        ("sdcomp.norm_groups", "0", "positive integer"),
+        ("sdcomp.norm_groups", "24", "multiple"),
         ("sdcomp.vae.scaling_factor", "nan", "positive number"),
         ("sdcomp.vae.scaling_factor", "much", "positive number"),
     ],

@@ -15,7 +15,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.config import ModelConfig
 from sdcomp.frontend.family import describe, detect, expected_tensors
+from sdcomp.frontend.lower import lower_model
 from sdcomp.frontend.names import UNET, VAE
+from sdcomp.ir.types import TensorType
 from tests.checkpoints import small_config, write_checkpoint
 
 TEXT = {"vocabulary": 32}
@@ -143,14 +145,29 @@ def test_metadata_overrides_the_rule_and_options_override_metadata(tmp_path: Pat
         "sdcomp.unet.heads": "4",
         "sdcomp.text.heads": "2",
         "sdcomp.vae.scaling_factor": "0.5",
+        "sdcomp.norm_groups": "16",
         "modelspec.prediction_type": "v",
     }
     write_checkpoint(path, text=TEXT, metadata=metadata)
     config = detected(path, prediction="eps")
     assert (config.unet.heads, config.text.heads, config.vae.scaling_factor) == (4, 2, 0.5)
+    assert (config.unet.norm_groups, config.vae.norm_groups) == (16, 16)
+    assert "A group normalisation has 16 groups: from the file's metadata." in config.notes
     assert "The UNet has 4 attention heads: from the file's metadata." in config.notes
     assert "The UNet predicts the noise (eps): given as an option." in config.notes
     assert detected(path, prediction="eps", heads=2).unet.heads == 2
+
+
+def test_widths_that_only_fewer_groups_divide(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    narrow = {"unet": {"model_channels": 24}, "vae": {"channels": 8}}
+    write_checkpoint(path, text=TEXT, **narrow, metadata={"sdcomp.norm_groups": "8"})
+    with Checkpoint.open(path) as checkpoint:
+        config = detect(checkpoint)
+        types = {name: TensorType(info.shape, info.dtype) for name, info in checkpoint.tensors.items()}
+    assert (config.unet.model_channels, config.vae.channels) == (24, 8)
+    nodes = (node for graph in lower_model(config, types, [(8, 8)]) for node in graph.nodes())
+    assert {node.integer("groups") for node in nodes if node.op == "group_norm"} == {8}
 
 
 def test_head_width_from_metadata(tmp_path: Path) -> None:

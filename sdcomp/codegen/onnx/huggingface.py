@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdcomp.frontend.builder import GROUPS
 from sdcomp.frontend.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from sdcomp.frontend.tokenizer import BEGIN_OF_TEXT, CONTEXT_LENGTH, END_OF_TEXT, Tokenizer
 from sdcomp.frontend.unet import RES_BLOCK_EPS
@@ -95,7 +94,7 @@ def unet_config(config: UNetConfig, sample_size: int) -> Settings:
         "layers_per_block": config.res_blocks,
         "mid_block_scale_factor": 1,
         "norm_eps": RES_BLOCK_EPS,
-        "norm_num_groups": GROUPS,
+        "norm_num_groups": config.norm_groups,
         "out_channels": config.out_channels,
         "sample_size": sample_size,
         "time_cond_proj_dim": None,
@@ -116,7 +115,7 @@ def vae_config(config: VaeConfig, sample_size: int) -> Settings:
         "in_channels": config.image_channels,
         "latent_channels": config.latent_channels,
         "layers_per_block": config.decoder_res_blocks - 1,
-        "norm_num_groups": GROUPS,
+        "norm_num_groups": config.norm_groups,
         "out_channels": config.image_channels,
         "sample_size": sample_size,
         "scaling_factor": config.scaling_factor,
