@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 from sdcomp.codegen.compile import emit_assembly, emit_object, new_module
 from sdcomp.codegen.kernels.base import Kernel
@@ -24,11 +25,18 @@ def name_kernels(programs: Iterable[Program]) -> dict[Kernel, str]:
 def emit_objects(symbols: dict[Kernel, str], target: Target) -> list[bytes]:
     """Object files that define every symbol.
 
-    LLVM runs outside of Python's lock, so modules are compiled side by side.
+    The last ones are kept: the same model with other weights or adapters has the same kernels, so builds one
+    after the other in one process compile once.
     """
-    modules = _modules(symbols, target)
+    return list(_compiled(tuple(symbols.items()), target))
+
+
+@lru_cache(maxsize=1)
+def _compiled(symbols: tuple[tuple[Kernel, str], ...], target: Target) -> tuple[bytes, ...]:
+    """LLVM runs outside of Python's lock, so modules are compiled side by side."""
+    modules = _modules(dict(symbols), target)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda module: emit_object(module, target), modules))
+        return tuple(pool.map(lambda module: emit_object(module, target), modules))
 
 
 def print_llvm(symbols: dict[Kernel, str], target: Target) -> str:
