@@ -1,7 +1,7 @@
-"""The demonstration: a small random model, a LoKr adapter, and a picture without and with it."""
+"""The demonstration: the example model with and without its LoKr adapters, and a sheet of what they draw."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,23 +9,31 @@ from typing import TYPE_CHECKING
 from sdcomp import load
 from sdcomp.compiler import AdapterFile, BuildOptions, build
 from sdcomp.errors import UsageError
-from sdcomp.frontend.synthetic import small_config, write_random_checkpoint
-from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from sdcomp.runtime.images import save_png
 from sdcomp.runtime.pipeline import GenerateOptions
+from sdcomp.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIZE = (256, 256)
-OPTIONS = GenerateOptions("a lighthouse above the sea at dusk", steps=8)
-CONFIG = small_config(
-    unet={"res_blocks": 1},
-    vae={"channel_mult": (1, 1, 2, 2), "decoder_res_blocks": 2, "has_encoder": False},
-)
-"""The family's structure and the VAE's factor of 8, with as few layers as can be."""
+MODEL = Path(__file__).parent / "data" / "tinyshapes"
+CHECKPOINT = MODEL / "tinyshapes.safetensors"
+STYLE, CONCEPT = MODEL / "style-lokr.safetensors", MODEL / "concept-lokr.safetensors"
+"""The trained files that examples/tinyshapes describes."""
 
-_GAP = 16
+SIZE = (64, 64)
+COLUMNS = {
+    "without adapter": (),
+    "style adapter": (STYLE,),
+    "concept adapter": (CONCEPT,),
+    "both": (STYLE, CONCEPT),
+}
+PROMPTS = (
+    "a red circle on a yellow background",
+    "a large white star on a blue background",
+    "a pink heart on a black background",
+    "a green ring and a blue square on a white background",
+)
 
 Progress = Callable[[str, int, int], None]
 """Stage, parts done, parts in all."""
@@ -33,77 +41,52 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Demo:
-    """The pictures that `make_demo` wrote, `sheet` showing both side by side, and seconds per stage."""
+    """What `make_demo` wrote: the sheet and one artifact per column. Seconds are by column, those of pictures
+    in the order of `PROMPTS`.
+    """
 
-    plain: Path
-    adapted: Path
     sheet: Path
-    seconds: dict[str, float]
+    artifacts: dict[str, Path]
+    build_seconds: dict[str, float]
+    picture_seconds: dict[str, list[float]]
 
 
 def make_demo(folder: Path, progress: Progress) -> Demo:
-    """Writes checkpoint, adapter, two artifacts and their pictures into `folder`, made if missing.
+    """Builds an artifact per column into `folder`, made if missing, and draws every prompt with each.
 
     Raises UsageError where the folder cannot be written, and what `build` and `load` raise.
     """
-    checkpoint, adapter = folder / "model.safetensors", folder / "lokr.safetensors"
-    plain, adapted, sheet = folder / "plain.png", folder / "lokr.png", folder / "demo.png"
-    seconds: dict[str, float] = {}
-    begin = time.perf_counter()
-    progress("random checkpoint and adapter", 0, 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_random_checkpoint(checkpoint, CONFIG)
-        write_random_lokr(adapter, CONFIG)
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot be written: {error.strerror or error}; choose another folder"
         ) from None
-    seconds["random checkpoint and adapter"] = time.perf_counter() - begin
-    pictures = [
-        _make("without adapter", checkpoint, (), plain, progress, seconds),
-        _make("with adapter", checkpoint, (AdapterFile(adapter),), adapted, progress, seconds),
-    ]
-    save_png(
-        side_by_side(pictures), sheet, f"{OPTIONS.prompt}: without and with a LoKr adapter; random weights"
-    )
-    return Demo(plain, adapted, sheet, seconds)
+    demo = Demo(folder / "demo.png", {}, {}, {})
+    drawn = [_column(label, demo, progress) for label in COLUMNS]
+    sheet = contact_sheet(PROMPTS, dict(zip(COLUMNS, drawn, strict=True)))
+    save_png(sheet, demo.sheet, f"{'; '.join(PROMPTS)}. Columns: {', '.join(COLUMNS)}")
+    return demo
 
 
-def _make(
-    label: str,
-    checkpoint: Path,
-    adapters: Sequence[AdapterFile],
-    picture: Path,
-    progress: Progress,
-    seconds: dict[str, float],
-) -> "Image":
-    """Builds an artifact beside `picture`, and the picture with it."""
-    artifact = picture.with_suffix(".so")
+def _column(label: str, demo: Demo, progress: Progress) -> "list[Image]":
+    """Builds the artifact of a column and draws its pictures; notes how long each took."""
+    artifact = demo.sheet.with_name(f"{label.replace(' ', '-')}.so")
     begin = time.perf_counter()
-
-    def report(stage: str, done: int, total: int, seconds: float = 0.0) -> None:
-        del seconds
-        progress(f"{label}: {stage}", done, total)
-
-    build(checkpoint, artifact, BuildOptions(adapters, (SIZE,)), report)
-    built = time.perf_counter()
+    options = BuildOptions([AdapterFile(path) for path in COLUMNS[label]], (SIZE,))
+    build(CHECKPOINT, artifact, options, lambda stage, *parts: progress(f"{label}: {stage}", *parts))
+    demo.artifacts[label], demo.build_seconds[label] = artifact, time.perf_counter() - begin
+    demo.picture_seconds[label] = []
+    pictures = []
     with load(artifact) as model:
-        made = model.generate(OPTIONS, report)
-    save_png(made.images[0], picture, made.parameters[0])
-    seconds[f"build {label}"] = built - begin
-    seconds[f"picture {label}"] = time.perf_counter() - built
-    return made.images[0]
+        for number, prompt in enumerate(PROMPTS):
+            progress(f"{label}: pictures", number, len(PROMPTS))
+            begin = time.perf_counter()
+            pictures += model.generate(options_of(prompt)).images
+            demo.picture_seconds[label].append(time.perf_counter() - begin)
+    return pictures
 
 
-def side_by_side(pictures: Sequence["Image"]) -> "Image":
-    """One picture with all of them from left to right, white between."""
-    from PIL import Image
-
-    width = sum(picture.width + _GAP for picture in pictures) + _GAP
-    sheet = Image.new("RGB", (width, max(picture.height for picture in pictures) + 2 * _GAP), "white")
-    left = _GAP
-    for picture in pictures:
-        sheet.paste(picture, (left, _GAP))
-        left += picture.width + _GAP
-    return sheet
+def options_of(prompt: str) -> GenerateOptions:
+    """How the pictures of the sheet are sampled."""
+    return GenerateOptions(prompt, steps=20, cfg_scale=3.0, sampler="euler")

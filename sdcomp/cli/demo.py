@@ -12,21 +12,26 @@ def demo(
         typer.Option("-o", "--output", metavar="FOLDER", help="Where to write.", show_default="temporary"),
     ] = None,
 ) -> None:
-    """Compiles a small random model without and with a LoKr adapter, and makes a picture with each."""
+    """Compiles a small trained model with and without its LoKr adapters, and draws the same with each."""
     import tempfile
+    import time
 
     from sdcomp.cli.progress import Stages
-    from sdcomp.cli.tables import console, facts, seconds_text
-    from sdcomp.demo import make_demo
+    from sdcomp.cli.tables import columns, console, seconds_text
+    from sdcomp.demo import PROMPTS, make_demo
 
-    typer.echo(
-        "The weights are random: pictures are abstract, and an adapter makes them different, not better."
-    )
     folder = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="sdcomp-demo-"))
+    begin = time.perf_counter()
     with Stages() as stages:
         made = make_demo(folder, stages.report)
-    times = {stage: seconds_text(seconds) for stage, seconds in made.seconds.items()}
-    together = seconds_text(sum(made.seconds.values()))
-    console().print(facts("time", {**times, "together": together}))
-    for label, path in (("without", made.plain), ("with", made.adapted), ("side by side", made.sheet)):
-        typer.echo(f"{label:12}  {path}")
+    together = time.perf_counter() - begin
+    rows = [
+        ("build", *map(seconds_text, made.build_seconds.values())),
+        *(
+            (prompt, *(seconds_text(seconds[number]) for seconds in made.picture_seconds.values()))
+            for number, prompt in enumerate(PROMPTS)
+        ),
+    ]
+    console().print(columns(f"time, together {seconds_text(together)}", ["", *made.build_seconds], rows))
+    for label, path in (*made.artifacts.items(), ("contact sheet", made.sheet)):
+        typer.echo(f"{label:16}  {path}")
