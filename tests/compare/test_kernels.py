@@ -24,7 +24,7 @@ from sdcomp.compare.pieces import PieceByPiece, Place, TracedModel
 from sdcomp.compiler import AdapterFile, BuildOptions, build
 from sdcomp.errors import SdcompError
 from sdcomp.export import ExportOptions, export_onnx
-from sdcomp.frontend.synthetic import write_random_lokr
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from tests.artifacts import TINY_SIZE, Built
 from tests.cli.command import run_here
 from tests.compare.conftest import Pair

@@ -10,7 +10,7 @@ import pytest
 from sdcomp.compare.picture import psnr
 from sdcomp.compiler import AdapterFile
 from sdcomp.export import ExportOptions, export_onnx
-from sdcomp.frontend.synthetic import write_random_lokr
+from sdcomp.frontend.synthetic_lokr import write_random_lokr
 from tests.artifacts import TINY_SIZE, Built
 from tests.cli.command import Result, run_here
 from tests.compare.conftest import Pair
