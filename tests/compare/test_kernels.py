@@ -172,7 +172,7 @@ def test_pieces_give_what_the_whole_model_gives(pair: Pair) -> None:
     model = TracedModel(path)
     latents = np.random.default_rng(0).standard_normal((1, 4, *TINY_SIZE)).astype(np.float32)
     made = [node.output[0] for node in model.nodes if node.op_type in ("Conv", "Add")]
-    names = [name for name in made if name in model.types]
+    names = list(dict.fromkeys(name for name in (*made, *model.outputs()) if name in model.types))
     pieces = PieceByPiece(model, names, {"latents": latents, "others": latents}, 1, limit=1)
     most = 0
     for name in names:
