@@ -24,6 +24,7 @@ from sdcomp.frontend.weights import WeightSource
 from sdcomp.ir.types import TensorType
 from sdcomp.passes.apply_adapters import AdapterPlan
 from sdcomp.passes.fold_upsample import FoldUpsample
+from sdcomp.passes.order_factors import live_orders
 from sdcomp.passes.pipeline import Observer, PipelineOptions, pipeline, run_pipeline
 from sdcomp.passes.select_conv import decisions
 
@@ -33,11 +34,15 @@ DEFAULT_SIZE = (512, 512)
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter and how strongly it is applied: to the text encoder by `te_strength`, else by `strength`."""
+    """An adapter and how strongly it is applied: to the text encoder by `te_strength`, else by `strength`.
+
+    A `live` adapter is not folded in: its strengths are defaults that a run may replace.
+    """
 
     path: Path
     strength: float = 1.0
     te_strength: float | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ def build(
         checkpoint = stack.enter_context(Checkpoint.open(model))
         config = detect(checkpoint, options.prediction, options.heads)
         adapters = [
-            stack.enter_context(open_adapter(a.path, a.strength, a.te_strength)) for a in options.adapters
+            stack.enter_context(open_adapter(a.path, a.strength, a.te_strength, a.live))
+            for a in options.adapters
         ]
+        _check_names(adapters)
         plan = match(adapters, config, options.allow_unmatched)
         types = {name: TensorType(info.shape, info.dtype) for name, info in checkpoint.tensors.items()}
         module = lower_model(config, types, options.sizes)
@@ -98,7 +105,7 @@ def build(
             source.read_weight,
             target,
             options.weights,
-            _manifest(checkpoint, config, adapters, plan, options) | choices,
+            _manifest(checkpoint, config, adapters, plan, options) | choices | {"live": live_orders(module)},
             {"tokenizer": Tokenizer.default().to_bytes()},
             options.split_weights,
             inspect,
@@ -122,6 +129,13 @@ def _check(output: Path, options: BuildOptions) -> None:
         raise UsageError(f"{output}: the folder {output.parent.resolve()} is not writable")
 
 
+def _check_names(adapters: Sequence[Adapter]) -> None:
+    names = Counter(adapter.name for adapter in adapters if adapter.is_live)
+    for name, count in names.items():
+        if count > 1:
+            raise UsageError(f"--live: {count} files are called {name!r}; rename one, runs tell them by name")
+
+
 def _manifest(
     checkpoint: Checkpoint,
     config: ModelConfig,
@@ -136,6 +150,8 @@ def _manifest(
         "adapters": [
             {
                 "file": adapter.file.path.name,
+                "name": adapter.name,
+                "live": adapter.is_live,
                 "strength": adapter.strength,
                 "te_strength": adapter.text_strength,
                 "modules": len({group.module for group in adapter.groups}),

@@ -21,6 +21,14 @@ def build(
             help="Adapter of any kind to fold in; may repeat. TE_STRENGTH is for the text encoder.",
         ),
     ] = None,
+    live: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--live",
+            metavar="FILE[:STRENGTH[:TE_STRENGTH]]",
+            help="LoKr or LoRA that `run --adapter` may set the strength of; may repeat.",
+        ),
+    ] = None,
     size: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +72,10 @@ def build(
     from sdcomp.compiler import DEFAULT_SIZE, AdapterFile, BuildOptions
 
     options = BuildOptions(
-        adapters=[AdapterFile(*parse_adapter(text)) for text in lokr or ()],
+        adapters=[
+            *(AdapterFile(*parse_adapter(text)) for text in lokr or ()),
+            *(AdapterFile(*parse_adapter(text, "--live"), live=True) for text in live or ()),
+        ],
         sizes=[parse_size(text) for text in size or ()] or [DEFAULT_SIZE],
         weights=weights,
         target=target,
@@ -111,9 +122,9 @@ def _summarise(manifest: dict[str, Any], output: Path, seconds: float) -> None:
     for note in (*manifest["checkpoint"]["notes"], *manifest["notes"]):
         typer.echo(f"note: {note}")
     for adapter in manifest["adapters"]:
-        typer.echo(
-            f"adapter {adapter['file']} at strength {adapter['strength']:g}: {adapter['modules']} modules"
-        )
+        how = f"live as {adapter['name']!r}, by default at" if adapter["live"] else "at"
+        strength = f"{adapter['strength']:g}"
+        typer.echo(f"adapter {adapter['file']} {how} strength {strength}: {adapter['modules']} modules")
     unmatched = manifest["unmatched_modules"]
     if unmatched:
         warn(f"{len(unmatched)} modules of the adapters are not in this model: {listed(unmatched)}")

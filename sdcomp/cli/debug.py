@@ -59,7 +59,10 @@ def kernel_observer(level: int) -> "Inspect | None":
 
 
 def describe_choices(manifest: dict[str, Any]) -> str:
-    """Level 1: for whom the artifact is, and which kernels each of its programs uses."""
+    """Level 1: for whom the artifact is, which kernels each of its programs uses, and how live adapters are
+    evaluated.
+    """
+    from sdcomp.cli.live import evaluations
     from sdcomp.codegen.targets import TARGETS, host_name
 
     target = TARGETS[manifest["target"]]
@@ -71,6 +74,9 @@ def describe_choices(manifest: dict[str, Any]) -> str:
     lines += [f"program {program['name']}: {kernel_counts(program)}" for program in manifest["programs"]]
     lines.append(f"costs {manifest['costs']['source']}, of {manifest['costs']['cpu']}")
     lines += map(_convolution, manifest["convolutions"])
+    lines += [
+        f"live {e.graph} {e.weight}: {e.order}, at most {e.multiplies} MAC" for e in evaluations(manifest)
+    ]
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group
 
 from sdcomp.cli.debug import kernel_counts
+from sdcomp.cli.live import totals
 from sdcomp.cli.render_adapter import render_adapter
 from sdcomp.cli.sections import lines, listed, stored
 from sdcomp.cli.tables import bytes_text, columns, count_text, facts
@@ -53,9 +54,12 @@ def _artifact(description: Description) -> Iterator[Group]:
     yield from listed("licence and metadata", lines(checkpoint["metadata"]))
     yield from listed("assumed about the checkpoint", checkpoint["notes"])
     if manifest["adapters"]:
-        rows = [(a["file"], f"{a['strength']:g}", str(a["modules"])) for a in manifest["adapters"]]
-        title = f"adapters folded in: {manifest['adapted_weights']} weights changed"
-        yield columns(title, ("file", "strength", "modules"), rows)
+        title = f"adapters: {manifest['adapted_weights']} weights changed"
+        columns_of = ("file", "strength", "of the text encoder", "modules", "applied")
+        yield columns(title, columns_of, map(_applied, manifest["adapters"]))
+    if manifest["live"]:
+        orders = [(graph, order, str(n), count_text(m)) for graph, order, n, m in totals(manifest)]
+        yield columns("live adapters, at most", ("graph", "evaluated", "weights", "MAC"), orders)
     yield from listed("modules of adapters that the model does not have", manifest["unmatched_modules"])
     header = ("program", "inputs", "outputs", "MAC", "weights", "arena", "scratch")
     yield columns("programs", header, map(_program, programs))
@@ -63,6 +67,12 @@ def _artifact(description: Description) -> Iterator[Group]:
     yield columns(f"convolutions, by {_costs(manifest)}", ("program", "algorithms"), algorithms)
     kernels = [(program["name"], kernel_counts(program)) for program in programs]
     yield columns("kernels", ("program", "kernels"), kernels)
+
+
+def _applied(adapter: Description) -> tuple[str, ...]:
+    strengths = (f"{adapter[name]:g}" for name in ("strength", "te_strength"))
+    how = f"live, --adapter {adapter['name']}=..." if adapter["live"] else "folded in"
+    return (adapter["file"], *strengths, str(adapter["modules"]), how)
 
 
 def _program(program: Description) -> tuple[str, ...]:

@@ -44,16 +44,27 @@ def run(
             "--threads", metavar="N", min=1, help="Threads that compute.", show_default="the artifact's"
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME=STRENGTH[:TE_STRENGTH]",
+            help="Strength of an adapter that was built with --live; may repeat.",
+        ),
+    ] = None,
 ) -> None:
     """Makes pictures with an artifact."""
-    from sdcomp.cli.parsing import parse_size
+    from sdcomp.cli.parsing import parse_size, parse_strength
     from sdcomp.runtime.images import check_target, numbered
     from sdcomp.runtime.pipeline import GenerateOptions
     from sdcomp.runtime.samplers import sampler_named
     from sdcomp.runtime.schedules import schedule_named
 
     wanted = parse_size(size) if size is not None else None
-    options = GenerateOptions(prompt, negative, steps, cfg_scale, seed, sampler, schedule, wanted, batch)
+    strengths = dict(parse_strength(text) for text in adapter or ())
+    options = GenerateOptions(
+        prompt, negative, steps, cfg_scale, seed, sampler, schedule, wanted, batch, strengths
+    )
     sampler_named(sampler)
     schedule_named(schedule)
     files = [numbered(Path(output), index, batch) for index in range(batch)]

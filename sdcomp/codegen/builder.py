@@ -143,6 +143,9 @@ class Emitter:
     def minimum_integer(self, a: Value, b: Value) -> Value:
         return self.b.select(self.b.icmp_signed("<", a, b), a, b)
 
+    def maximum_integer(self, a: Value, b: Value) -> Value:
+        return self.b.select(self.b.icmp_signed(">", a, b), a, b)
+
     # Control flow
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sdcomp.codegen.weights import PackedWeight, Vector
+from sdcomp.codegen.weights import PackedWeight
 from sdcomp.errors import AdapterError
 from sdcomp.ir.graph import Node, topological_order
 from sdcomp.ir.interpret import WeightReader, evaluate
@@ -20,7 +20,7 @@ def fold(weight: PackedWeight, read_weight: WeightReader) -> Array:
     adapters = [node for node in sources if node.text("file") != CHECKPOINT]
     if not adapters:
         return weight.layout.pack(evaluate(weight.node, read_weight))
-    dtype = DType.F32 if isinstance(weight.layout, Vector) else weight.layout.dtype
+    dtype = weight.layout.dtype
     values = np.empty(weight.node.shape, dtype.numpy)
     least, most = np.float32(np.inf), np.float32(-np.inf)
     with np.errstate(over="ignore", invalid="ignore"):

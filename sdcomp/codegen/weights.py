@@ -1,11 +1,13 @@
 """How weights are laid out in the payload: in the order in which kernels read them."""
 
 from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
 
 import numpy as np
 
 from sdcomp.ir.graph import Node
-from sdcomp.ir.types import Array, DType
+from sdcomp.ir.types import Array, DType, Shape
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Panels:
     gated: bool
 
     def pack(self, array: Array) -> Array:
-        columns, depth, taps = array.shape[0], array.shape[1], int(np.prod(array.shape[2:], dtype=int))
+        columns, depth, taps = array.shape[0], array.shape[1], prod(array.shape[2:])
         array = array.reshape(columns, depth, taps)
         panels = -(-columns // self.width)
         packed = np.zeros((panels, self.width, depth, taps), self.dtype.numpy)
@@ -34,6 +36,9 @@ class Panels:
             _fill(packed, array)
         return np.ascontiguousarray(packed.transpose(0, 3, 2, 1))
 
+    def bytes(self, shape: Shape) -> int:
+        return _padded(shape[0], self.width) * prod(shape[1:]) * self.dtype.bytes
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -41,9 +46,13 @@ class Vector:
 
     width: int
     gated: bool
+    dtype: ClassVar[DType] = DType.F32
 
     def pack(self, array: Array) -> Array:
-        return Panels(self.width, DType.F32, self.gated).pack(array.reshape(-1, 1))
+        return Panels(self.width, self.dtype, self.gated).pack(array.reshape(-1, 1))
+
+    def bytes(self, shape: Shape) -> int:
+        return _padded(prod(shape), self.width) * self.dtype.bytes
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,56 @@ class Rows:
     def pack(self, array: Array) -> Array:
         return np.ascontiguousarray(array.astype(self.dtype.numpy, copy=False))
 
+    def bytes(self, shape: Shape) -> int:
+        return prod(shape) * self.dtype.bytes
 
-Layout = Panels | Vector | Rows
+
+@dataclass(frozen=True)
+class OuterFactor:
+    """The outer factor w1[f, g] of a Kronecker product, as a kernel adds it to the panels of a weight.
+
+    [panel][g][width]: for every column of a panel its row of w1, each row repeated for `repeats` columns from
+    column `start` on; 0 for other columns. Columns are in the order of `Panels`, `columns` in all.
+    """
+
+    width: int
+    gated: bool
+    repeats: int
+    start: int
+    columns: int
+    dtype: ClassVar[DType] = DType.F32
+
+    def pack(self, array: Array) -> Array:
+        rows = np.zeros((self.columns, array.shape[1]), np.float32)
+        rows[self.start : self.start + self.repeats * len(array)] = np.repeat(array, self.repeats, axis=0)
+        return Panels(self.width, self.dtype, self.gated).pack(rows)
+
+    def bytes(self, shape: Shape) -> int:
+        return _padded(self.columns, self.width) * shape[1] * self.dtype.bytes
+
+
+@dataclass(frozen=True)
+class InnerFactor:
+    """The inner factor w2[o, n taps], as a kernel adds it to the panels of a weight: [tap][n][o + lanes].
+
+    The o columns start over at the end of each row, so that a vector may be read from each of them.
+    """
+
+    taps: int
+    lanes: int
+    dtype: ClassVar[DType] = DType.F32
+
+    def pack(self, array: Array) -> Array:
+        outputs = len(array)
+        by_tap = array.reshape(outputs, -1, self.taps).transpose(2, 1, 0)
+        columns = np.arange(outputs + self.lanes) % outputs
+        return np.ascontiguousarray(by_tap[:, :, columns].astype(np.float32, copy=False))
+
+    def bytes(self, shape: Shape) -> int:
+        return (shape[0] + self.lanes) * prod(shape[1:]) * self.dtype.bytes
+
+
+Layout = Panels | Vector | Rows | OuterFactor | InnerFactor
 
 
 @dataclass(frozen=True)
@@ -71,13 +128,12 @@ class PackedWeight:
     @property
     def bytes(self) -> int:
         """Size in the payload."""
-        shape, layout = self.node.shape, self.layout
-        if isinstance(layout, Rows):
-            return self.node.type.elements * layout.dtype.bytes
-        columns = self.node.type.elements if isinstance(layout, Vector) else shape[0]
-        whole = -(-columns // layout.width) * layout.width
-        per_column = self.node.type.elements // columns
-        return whole * per_column * (layout.dtype.bytes if isinstance(layout, Panels) else DType.F32.bytes)
+        return self.layout.bytes(self.node.shape)
+
+
+def _padded(columns: int, width: int) -> int:
+    """Columns of whole panels."""
+    return -(-columns // width) * width
 
 
 def _fill(packed: Array, columns: Array) -> None:

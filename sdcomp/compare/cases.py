@@ -14,6 +14,7 @@ from sdcomp.ir.types import Array, DType
 from sdcomp.passes.split_rates import network_name
 from sdcomp.runtime.library import Library
 from sdcomp.runtime.programs import ProgramInfo, TensorInfo
+from sdcomp.runtime.strengths import STRENGTHS
 
 TOLERANCE = 2e-3
 """Relative error up to which weights rounded to f16 explain a difference."""
@@ -55,7 +56,7 @@ class Case:
 
     def own_inputs(self, program: ProgramInfo) -> Arrays:
         """The inputs of one of its programs."""
-        return {tensor.name: self.inputs[tensor.name] for tensor in program.inputs}
+        return {tensor.name: self.inputs[tensor.name] for tensor in _tensors([program])}
 
 
 def open_cases(library: Library, options: CompareOptions) -> list[Case]:
@@ -78,7 +79,8 @@ def open_cases(library: Library, options: CompareOptions) -> list[Case]:
 
 
 def _tensors(programs: Sequence[ProgramInfo]) -> Iterator[TensorInfo]:
-    return (tensor for program in programs for tensor in program.inputs)
+    """Their inputs but for strengths of live adapters, which stay as they were built."""
+    return (tensor for program in programs for tensor in program.inputs if tensor.name != STRENGTHS)
 
 
 def _keys(name: str, tensor: TensorInfo) -> tuple[str, str]:

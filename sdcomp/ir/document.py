@@ -11,7 +11,7 @@ from sdcomp.ir.types import DType
 PATH = Path("docs/ir.md")
 
 _RATES = {
-    "model": "never: weights, and what is computed from them when the model is built",
+    "model": "never during a run: weights, what is computed from them, and strengths of live adapters",
     "prompt": "once per prompt",
     "step": "once per step of the sampler",
     "eval": "at every evaluation of the network",

@@ -18,11 +18,17 @@ from sdcomp.ir.graph import Module, Node
 from sdcomp.ir.ops import build
 from sdcomp.passes.base import Pass, rewrite_module
 from sdcomp.passes.eliminate_common import Interner
+from sdcomp.passes.live import Term, split_live, with_terms
+from sdcomp.passes.order_factors import order_live
 
 
 @dataclass(frozen=True)
 class FoldKronecker(Pass):
-    """Applies the rules of this file, bottom-up, to expressions that no program input reaches."""
+    """Applies the rules of this file, bottom-up, to expressions that no program input reaches.
+
+    Weights with live adapters are brought to the form of `live`, and `order_factors` decides which of their
+    terms are evaluated for activations; facts `live/<graph>/<weight>` say so.
+    """
 
     name: ClassVar[str] = "fold_kronecker"
 
@@ -33,11 +39,11 @@ class FoldKronecker(Pass):
         def fold_weights(node: Node) -> Node:
             if node.op != "input" and dynamic.isdisjoint(node.operands):
                 return interner.intern(fold(node))
-            kept = interner.intern(node)
+            kept = interner.intern(_live_reshape(node) or node)
             dynamic.add(kept)
             return kept
 
-        return rewrite_module(module, fold_weights)
+        return order_live(rewrite_module(module, fold_weights))
 
 
 def fold(node: Node) -> Node:
@@ -47,6 +53,17 @@ def fold(node: Node) -> Node:
         if folded is not None:
             return folded
     return node
+
+
+def _live_reshape(node: Node) -> Node | None:
+    """reshape(W + s D) = reshape(W) + s reshape(D), for live adapters' terms s D"""
+    if node.op != "reshape":
+        return None
+    base, terms = split_live(node.operands[0])
+    if not terms:
+        return None
+    shaped = tuple(Term(t.strength, _made("reshape", t.delta, shape=node.shape)) for t in terms)
+    return with_terms(_made("reshape", base, shape=node.shape), shaped)
 
 
 def _made(op: str, *operands: Node, **attributes: tuple[int, ...]) -> Node:
@@ -106,6 +123,13 @@ def _flat_kron(node: Node) -> Node | None:
     return build("reshape", build("kron", a, flat), shape=node.shape)
 
 
+def _turned_kron(node: Node) -> Node | None:
+    (x,) = node.operands
+    if x.op != "kron" or node.integers("permutation") != (1, 0) or any(len(o.shape) != 2 for o in x.operands):
+        return None
+    return build("kron", *(build("transpose", o, permutation=(1, 0)) for o in x.operands))
+
+
 def _sum_of_reshapes(node: Node) -> Node | None:
     a, b = node.operands
     if a.op != "reshape" or b.op != "reshape" or a.shape != b.shape:
@@ -155,6 +179,8 @@ _RULES: dict[str, tuple[Callable[[Node], Node | None], ...]] = {
     # kron(A[l,m], B[k,n,...]) = reshape(kron(A, reshape(B, [k, n ...]))): B's further axes are innermost on
     # both sides
     "kron": (_flat_kron,),
+    # kron(A, B)^T = kron(A^T, B^T)
+    "transpose": (_turned_kron,),
     "add": (
         # kron(A, B) + kron(A, C) = kron(A, B + C)
         _sum_of_krons,

@@ -4,7 +4,7 @@
 
 The input is then read once instead of three times, and one kernel has all the work to share out. Projections
 of different inputs (queries of cross-attention) stay as they are. Slices of columns are views: nothing is
-copied.
+copied. Live terms of a projection's weight become terms of its rows of the packed weight.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from sdcomp.ir.graph import Module, Node, topological_order
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import DType
 from sdcomp.passes.base import Pass, rewrite_module
+from sdcomp.passes.live import Term, framed, split_live, with_terms
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ def _pack(node: Node) -> Node | None:
 
 @dataclass(frozen=True)
 class _Projection:
-    """x W^T + b, or without b."""
+    """x W^T + b, or without b; `terms` are those of live adapters."""
 
     x: Node
     weight: Node
     bias: Node | None
+    terms: tuple[Term, ...]
 
 
 def _projection(node: Node) -> _Projection | None:
@@ -55,10 +57,12 @@ def _projection(node: Node) -> _Projection | None:
     bias = None
     if node.op == "add" and node.operands[1].shape == node.shape[-1:]:
         node, bias = node.operands
-    if node.op != "matmul" or not all(_is_constant(n) for n in (node.operands[1], bias) if n is not None):
+    if node.op != "matmul":
         return None
-    x, weight = node.operands
-    return _Projection(x, weight, bias)
+    weight, terms = split_live(node.operands[1])
+    if not all(_is_constant(n) for n in (weight, bias) if n is not None):
+        return None
+    return _Projection(node.operands[0], weight, bias, terms)
 
 
 def _is_constant(node: Node) -> bool:
@@ -66,7 +70,14 @@ def _is_constant(node: Node) -> bool:
 
 
 def _packed(projections: list[_Projection]) -> Node:
-    product = build("matmul", projections[0].x, _joined([p.weight for p in projections]))
+    weights = _joined([p.weight for p in projections])
+    starts = accumulate((p.weight.shape[0] for p in projections), initial=0)
+    terms = tuple(
+        Term(term.strength, framed(term.delta, start, weights.shape[0]))
+        for start, projection in zip(starts, projections, strict=False)
+        for term in projection.terms
+    )
+    product = build("matmul", projections[0].x, with_terms(weights, terms))
     biases = [p.bias for p in projections if p.bias is not None]
     return build("add", product, _joined(biases)) if biases else product
 

@@ -66,7 +66,8 @@ def _check_input(info: ProgramInfo, tensor: TensorInfo, inputs: Mapping[str, Arr
 class Context:
     """The memory of one picture in the making; `Library.context` makes it. Runs in one context take turns.
 
-    A context manager. `owner` is what must stay open while the context is.
+    A context manager. `owner` is what must stay open while the context is. `defaults` are inputs that every
+    program takes which has them and is not given them.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Context:
         self._native = native
         self._handle = handle
         self._finalizer = weakref.finalize(self, native.sdcomp_context_destroy, handle)
+        self.defaults: Mapping[str, Array] = {}
         self._turn = threading.Lock()  # held while a program runs
         self._guard = threading.Lock()  # held while the handle is used beside a run
 
@@ -101,8 +103,10 @@ class Context:
         first, `Cancelled` after `cancel`. Ctrl-C on the main thread ends the run within milliseconds.
         """
         info = self._find(program)
+        names = {tensor.name for tensor in info.inputs}
+        inputs = {**{name: value for name, value in self.defaults.items() if name in names}, **inputs}
         arrays = [_check_input(info, tensor, inputs) for tensor in info.inputs]
-        unknown = sorted(set(inputs) - {tensor.name for tensor in info.inputs})
+        unknown = sorted(set(inputs) - names)
         if unknown:
             raise ExecutionError(f"program {program}: no input {unknown[0]!r}; {_describe_inputs(info)}")
         outputs = [aligned_empty(tensor.shape, tensor.dtype.numpy) for tensor in info.outputs]

@@ -15,6 +15,7 @@ from sdcomp.errors import ArtifactError, ExecutionError, UsageError
 from sdcomp.runtime import abi
 from sdcomp.runtime.context import Context
 from sdcomp.runtime.programs import ProgramInfo, read_programs
+from sdcomp.runtime.strengths import STRENGTHS, strength_pairs, strength_vector
 
 THREAD_LIMIT = 1024
 
@@ -76,7 +77,8 @@ class Library:
         return cls(absolute, native, _open_model(absolute, native, options))
 
     def context(self) -> Context:
-        """A new context: an arena, and the state that programs leave for each other.
+        """A new context: an arena, and the state that programs leave for each other. Live adapters have the
+        strengths that they were built with.
 
         Raises `ExecutionError` where there is no memory for it.
         """
@@ -86,6 +88,7 @@ class Library:
             if handle.value is None:
                 raise ExecutionError(f"{self.path}: {error.value.decode(errors='replace')}")
             context = Context(self, self.path, self.programs, self._native, handle.value)
+            context.defaults = {STRENGTHS: strength_vector(strength_pairs(self.manifest, {}))}
             self._contexts.add(context)
             return context
 

@@ -14,6 +14,7 @@ from sdcomp.errors import ArtifactError, ExecutionError, UsageError
 from sdcomp.frontend.tokenizer import Tokenizer, Tokens
 from sdcomp.runtime.context import Context, TraceEvent
 from sdcomp.runtime.library import Library
+from sdcomp.runtime.strengths import STRENGTHS, Strengths, strength_pairs, strength_vector
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +28,7 @@ class Model:
 
     `manifest` is what the compiler wrote about it; `sizes` are the (width, height) in pixels that it was
     built for. Latents are those of the sampler, scaled to about unit variance: the decoder divides by the
-    scaling factor itself.
+    scaling factor itself. `adapters` of a method are strengths of live adapters by name, for this call.
     """
 
     def __init__(self, library: Library) -> None:
@@ -67,16 +68,20 @@ class Model:
         """Token ids i32[77], and how many tokens did not fit."""
         return self._tokenizer.encode(prompt)
 
-    def encode_text(self, prompts: str | Sequence[str]) -> Floats:
+    def encode_text(self, prompts: str | Sequence[str], adapters: Strengths | None = None) -> Floats:
         """The text encoder's hidden states f32[prompts, 77, width]. Tokens beyond 75 are dropped."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise ExecutionError("prompts: expected at least one, found none")
-        with self.context() as context:
+        with self.context(adapters) as context:
             return np.concatenate([self.hidden_states(context, prompt) for prompt in prompts])
 
     def predict_noise(
-        self, latents: Floats, timestep: float | Sequence[float] | Floats, context: Floats
+        self,
+        latents: Floats,
+        timestep: float | Sequence[float] | Floats,
+        context: Floats,
+        adapters: Strengths | None = None,
     ) -> Floats:
         """The UNet: latents f32[N,4,h,w] at fractional timesteps, given text f32[N,77,width], to the noise
         f32[N,4,h,w].
@@ -93,7 +98,7 @@ class Model:
                 f"predict_noise: {len(latents)} latents need as many contexts, found {len(text)}"
             )
         size = self._latent_size(latents)
-        with self.context() as memory:
+        with self.context(adapters) as memory:
             rows = []
             for row in range(len(latents)):
                 self.set_prompt(memory, size, text[row : row + 1])
@@ -168,10 +173,12 @@ class Model:
     # Memory
 
     @contextmanager
-    def context(self) -> Iterator[Context]:
-        """Memory for one run at a time, reused from call to call."""
+    def context(self, adapters: Strengths | None = None) -> Iterator[Context]:
+        """Memory for one run at a time, reused from call to call. Raises UsageError for unknown adapters."""
+        strengths = strength_vector(strength_pairs(self.manifest, adapters or {}))
         with self._lock:
             context = self._idle.pop() if self._idle else self.library.context()
+        context.defaults = {STRENGTHS: strengths}
         try:
             yield context
         finally:

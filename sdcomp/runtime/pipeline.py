@@ -18,6 +18,7 @@ from sdcomp.runtime.model import Floats, Model
 from sdcomp.runtime.rng import SEEDS, BatchNoise
 from sdcomp.runtime.samplers import sample, sampler_named
 from sdcomp.runtime.schedules import schedule_named, sigmas, stable_diffusion
+from sdcomp.runtime.strengths import Strengths, strength_pairs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +47,8 @@ class GenerateOptions:
     schedule: str = "discrete"
     size: tuple[int, int] | None = None
     batch: int = 1
+    adapters: Strengths = field(default_factory=dict)
+    """Strengths of live adapters by name."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,16 @@ class Pipeline(Model):
             raise UsageError(f"cfg scale {options.cfg_scale}: expected a finite number")
         if options.seed >= SEEDS:
             raise UsageError(f"seed {options.seed}: expected less than 2^64")
+        strength_pairs(self.manifest, options.adapters)
         return self.check_size(options.size)
 
     def _describe(self, options: GenerateOptions, size: tuple[int, int], seed: int) -> list[str]:
         manifest = self.manifest
-        adapters = [(Path(a["file"]).stem, float(a["strength"])) for a in manifest["adapters"]]
+        live = strength_pairs(manifest, options.adapters)
+        adapters = [
+            (a["name"], live[a["name"]][0] if a["live"] else float(a["strength"]))
+            for a in manifest["adapters"]
+        ]
         return [
             generation_parameters(
                 prompt=options.prompt,
@@ -135,7 +143,7 @@ class _Run:
 
     def pixels(self) -> Floats:
         """All stages: f32[batch,3,H,W]."""
-        with self.model.context() as context:
+        with self.model.context(self.options.adapters) as context:
             text = self.encode(context)
             latents = self.sample(context, text)
             return self.decode(context, latents)

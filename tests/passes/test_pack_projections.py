@@ -5,8 +5,9 @@ import pytest
 from sdcomp.ir.compare import equal
 from sdcomp.ir.graph import Node
 from sdcomp.ir.ops import build
+from sdcomp.passes.live import Term, factors, split_live, strength, with_terms
 from sdcomp.passes.pack_projections import PackProjections
-from tests.passes.graphs import check, module, source, weight
+from tests.passes.graphs import check, check_values, module, source, weight
 
 X, CONTEXT = source("x", (2, 6, 8)), source("context", (2, 5, 8))
 WIDTHS = {"q": 8, "k": 8, "v": 8}
@@ -54,6 +55,23 @@ def test_widens_where_types_differ() -> None:
     before = _attention(build("matmul", X, changed), *(_product(X, name, dtype="f16") for name in "kv"))
     after = _sliced(build("matmul", X, build("concat", changed, *plain, axis=0)))
     check(PackProjections(), module(y=before), module(y=after))
+
+
+def test_packs_live_terms() -> None:
+    """Each stays a term, of its rows of the packed weight."""
+    delta = build("kron", weight("a", (2, 2), "adapter0"), weight("b", (4, 4), "adapter0"))
+    weights = [with_terms(_weight(name), (Term(strength(0, 2), delta),)) for name in "qv"]
+    q, v = (build("matmul", X, live) for live in weights)
+    before = module(y=_attention(q, _product(X, "k"), v))
+    after = PackProjections().apply(before)
+    (product,) = (node for node in after.graphs[0].nodes() if node.op == "matmul")
+    base, terms = split_live(product.operands[1])
+    assert base.op == "concat"
+    assert [(factors(t.delta).start, factors(t.delta).outer.shape) for t in terms] == [
+        (0, (2, 2)),
+        (16, (2, 2)),
+    ]
+    check_values(before, after)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """matmul and conv2d: out[row][column] = epilogue(sum over tap, k of x[row, tap][k] w[column, tap][k]).
 
 A matmul is a convolution with one tap. A tile is a block of rows times a block of weight panels. For each
-tap and block of depth the tile's panels are widened once from f16 into scratch and reused over all of its
-rows; partial sums stay in scratch until the last block, then bias, time embedding, residual and activation
-are applied while they are in the first-level cache.
+tap and block of depth the tile's panels are widened once from f16 into scratch, where live adapters add to
+them, and reused over all of its rows; partial sums stay in scratch until the last block, then bias, time
+embedding, residual and activation are applied while they are in the first-level cache.
 
 The input of a convolution is padded beforehand, so no tap needs a bounds check; row groups never cross image
 rows.
@@ -11,12 +11,13 @@ rows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from functools import partial
 
-from sdcomp.codegen.builder import I1, I64, Emitter, Value, constant_table, i64
+from sdcomp.codegen.builder import ELEMENT, I1, I64, Emitter, Value, constant_table, i64
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
-from sdcomp.codegen.kernels.epilogue import Epilogue, Step
+from sdcomp.codegen.kernels.epilogue import FIRST_OPERAND, Epilogue, Step
+from sdcomp.codegen.kernels.live import KroneckerTerm, LiveWeights, panel_columns
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
 from sdcomp.codegen.targets import Target
 
@@ -43,7 +44,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Contraction(Kernel):
-    """Static shape. Operands: x, w, out, then one per step that takes one.
+    """Static shape. Operands: x, w, out, then one per step that takes one, then those of `live` terms.
 
     `columns` counts weight columns: a gated kernel writes half of them, value times gelu(gate). Rows of the
     output are `out_stride` f32 apart.
@@ -61,6 +62,7 @@ class Contraction(Kernel):
     row_block: int = 1
     panel_block: int = 1
     depth_block: int = 1
+    live: tuple[KroneckerTerm, ...] = ()
 
     kind = "contraction"
 
@@ -95,16 +97,22 @@ class Contraction(Kernel):
 
     @property
     def multiplies(self) -> int:
-        return prod(
-            (
-                self.geometry.batches,
-                self.geometry.outer,
-                self.geometry.inner,
-                len(self.geometry.taps),
-                self.geometry.depth,
-                self.columns,
-            )
-        )
+        changed = sum(term.stop - term.start for term in self.live)
+        return self._products + self.row_blocks * len(self.geometry.taps) * self.geometry.depth * changed
+
+    @property
+    def _weights(self) -> int:
+        return len(self.geometry.taps) * self.geometry.depth * self.columns
+
+    @property
+    def _products(self) -> int:
+        """Multiplies without those of live adapters: tiles are the same with and without."""
+        return self._weights * self.geometry.batches * self.geometry.outer * self.geometry.inner
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether panels pass through scratch before they are multiplied."""
+        return self.weight_dtype == "f16" or bool(self.live)
 
     @property
     def work(self) -> Mapping[str, int]:
@@ -122,7 +130,7 @@ class Contraction(Kernel):
         return self.row_block * self.panel_block * self.partition.rows * self.width
 
     def scratch_bytes(self, target: Target) -> int:
-        staged = self.panel_block * self.depth_block * self.width if self.weight_dtype == "f16" else 0
+        staged = self.panel_block * self.depth_block * self.width if self.is_staged else 0
         return 4 * (self._sum_floats + staged)
 
     def tiled(self, target: Target) -> "Contraction":
@@ -139,7 +147,7 @@ class Contraction(Kernel):
         panel_bytes = 4 * self.width * (depth_block + row_block * rows)
         panel_block = max(1, min(self.panels, target.l2_bytes // 2 // panel_bytes))
         best = replace(self, row_block=row_block, panel_block=panel_block, depth_block=depth_block)
-        while best.tiles < _ENOUGH_TILES and best.multiplies // best.tiles > _SMALL_TILE:
+        while best.tiles < _ENOUGH_TILES and best._products // best.tiles > _SMALL_TILE:
             if best.panel_block > 1:
                 best = replace(best, panel_block=(best.panel_block + 1) // 2)
             elif best.row_block * rows > _ROWS_PER_TILE // 4:
@@ -163,9 +171,9 @@ class Contraction(Kernel):
         ):
             count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(self.geometry.depth), depth_start))
             block = _Block(self, e, tap, depth_start, count, first_panel)
-            if self.weight_dtype == "f16":
+            if self.is_staged:
                 with e.loop(first_panel, last_panel) as panel:
-                    block.widen(panel)
+                    block.stage(panel)
             with e.loop(first_panel, last_panel) as panel, e.loop(first_group, last_group) as group:
                 row = _RowGroup(self, e, group)
                 slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
@@ -251,21 +259,29 @@ class _Block:
         slot = e.b.sub(panel, self.first_panel)
         return e.at(scratch(e, k._sum_floats), e.b.mul(slot, i64(k.depth_block * k.width)))
 
-    def widen(self, panel: Value) -> None:
+    def stage(self, panel: Value) -> None:
+        """The panel's block as f32 in scratch, with what live adapters add to it."""
         e, k = self.e, self.kernel
-        source = e.at(operand(e, 1), self._weights(panel), ir.HalfType())
+        source = e.at(operand(e, 1), self._weights(panel), ELEMENT[k.weight_dtype])
         target = self._staged(panel)
+        if k.live:
+            first_live = FIRST_OPERAND + sum(step.takes_operand for step in k.steps)
+            columns = panel_columns(e, panel, k.vectors, k.columns if k.gated else None)
+            live = LiveWeights(e, k.live, first_live, panel)
+            read = partial(e.load_vector, source, dtype=k.weight_dtype)
+            live.add_rows(target, columns, read, self.tap, self.start, self.count)
+            return
         with e.loop(0, e.b.mul(self.count, i64(k.width)), k.width) as offset:
             for v in range(k.vectors):
                 at = e.b.add(offset, i64(v * k.lanes))
-                e.store_vector(e.load_vector(source, at, "f16"), target, at)
+                e.store_vector(e.load_vector(source, at, k.weight_dtype), target, at)
 
     def multiply(self, row: _RowGroup, panel: Value, sums: Value) -> None:
         e, k = self.e, self.kernel
         taps = constant_table(e.module, "taps_" + "_".join(map(str, k.geometry.taps)), I64, k.geometry.taps)
         tap_offset = e.load(taps, self.tap, I64)
         a = e.at(operand(e, 0), e.b.add(e.b.add(row.input_offset(), tap_offset), self.start))
-        b = self._staged(panel) if k.weight_dtype == "f16" else e.at(operand(e, 1), self._weights(panel))
+        b = self._staged(panel) if k.is_staged else e.at(operand(e, 1), self._weights(panel))
         first = e.b.icmp_signed("==", e.b.or_(self.tap, self.start), i64(0))
         accumulate = e.b.xor(first, ir.Constant(I1, 1))
         call_by_group(

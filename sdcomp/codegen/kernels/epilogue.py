@@ -15,9 +15,10 @@ FIRST_OPERAND = 3
 class Step:
     """One step of the epilogue.
 
-    `bias`, `batch_vector` and `tensor` add the next operand; the others are pointwise operations.
-    bias: f32[columns padded to whole panels]; batch_vector: one f32 row of `stride` per sample; tensor: rows
-    of `stride` like the output's, one sample of them serving all if `shared`.
+    `bias`, `batch_vector` and `tensor` add the next operand, `scale` multiplies by it; the others are
+    pointwise operations. bias: f32[columns padded to whole panels]; batch_vector: one f32 row of `stride` per
+    sample; tensor: rows of `stride` like the output's, one sample of them serving all if `shared`; scale:
+    f32[1].
     """
 
     kind: str
@@ -26,7 +27,7 @@ class Step:
 
     @property
     def takes_operand(self) -> bool:
-        return self.kind in ("bias", "batch_vector", "tensor")
+        return self.kind in ("bias", "batch_vector", "tensor", "scale")
 
 
 @dataclass
@@ -58,12 +59,16 @@ class Epilogue:
             if step.kind == "batch_vector":
                 start = self.e.b.add(self.e.b.mul(self.batch, i64(step.stride)), self.column)
                 self.fixed[number] = [self._load(operand(self.e, index), start, v) for v in range(self.kept)]
+            if step.kind == "scale":
+                self.fixed[number] = [self.e.splat(self.e.load(operand(self.e, index)))] * self.vectors
 
     def apply(self, v: int, value: Value, row: Value) -> Value:
         """All steps on vector `v` of the panel, for output row `row`."""
         e = self.e
         for number, step, index in self._numbered():
-            if number in self.fixed:
+            if step.kind == "scale":
+                value = e.b.fmul(value, self.fixed[number][v])
+            elif number in self.fixed:
                 value = e.b.fadd(value, self.fixed[number][v])
             elif step.kind == "tensor":
                 source = e.b.srem(row, i64(self.rows)) if step.shared else row

@@ -21,7 +21,8 @@ import llvmlite.ir as ir
 from sdcomp.codegen.builder import ELEMENT, F32, I1, Emitter, Value, constant_table, i64
 from sdcomp.codegen.kernels import transforms
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
-from sdcomp.codegen.kernels.epilogue import Epilogue, Step
+from sdcomp.codegen.kernels.epilogue import FIRST_OPERAND, Epilogue, Step
+from sdcomp.codegen.kernels.live import KroneckerTerm, LiveWeights
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
 from sdcomp.codegen.targets import Target
 from sdcomp.winograd.matrices import TAPS, Transform, floats, transform
@@ -33,7 +34,7 @@ _ENOUGH_TILES = 12
 
 @dataclass(frozen=True)
 class WinogradConvolution(Kernel):
-    """Static shape. Operands: x, w in panels, out, then one per step that takes one.
+    """Static shape. Operands: x, w in panels, out, one per step that takes one, then those of `live` terms.
 
     The output is batches x height x width pixels of `columns`, rows `out_stride` f32 apart. x has samples of
     source_height x source_width pixels, `stride` apart; `border` rows and columns of zeros are missing above
@@ -60,6 +61,7 @@ class WinogradConvolution(Kernel):
     tile_block: int = 1
     panel_block: int = 1
     depth_block: int = 1
+    live: tuple[KroneckerTerm, ...] = ()
 
     kind = "winograd"
 
@@ -116,7 +118,10 @@ class WinogradConvolution(Kernel):
 
     @property
     def multiplies(self) -> int:
-        return self.planes * self.map_tiles * self.depth * self.columns
+        products = self.planes * self.map_tiles * self.depth * self.columns
+        blocks = -(-self.map_tiles // self.tile_block)
+        changed = sum(term.stop - term.start for term in self.live)
+        return products + blocks * TAPS * TAPS * self.depth * changed
 
     @property
     def work(self) -> Mapping[str, int]:
@@ -250,14 +255,15 @@ class _Work:
         matrix, width = floats(k.transform.filter), k.panel_width
         first = e.b.add(e.b.mul(panel, i64(TAPS * TAPS * k.depth)), start)
         source = e.at(operand(e, 1), e.b.mul(first, i64(width)), ELEMENT[k.weight_dtype])
+        live = LiveWeights(e, k.live, FIRST_OPERAND + sum(step.takes_operand for step in k.steps), panel)
         with e.loop(0, e.b.mul(count, i64(width)), k.lanes) as at:
-            filters = [
-                [
-                    e.load_vector(source, e.b.add(at, i64((i * TAPS + j) * k.depth * width)), k.weight_dtype)
-                    for j in range(TAPS)
-                ]
-                for i in range(TAPS)
+            taps = [
+                e.load_vector(source, e.b.add(at, i64(tap * k.depth * width)), k.weight_dtype)
+                for tap in range(TAPS * TAPS)
             ]
+            row, column = e.b.udiv(at, i64(width)), e.b.urem(at, i64(width))
+            taps = live.adapt(taps, e.b.add(start, row), column, width)
+            filters = [taps[first : first + TAPS] for first in range(0, TAPS * TAPS, TAPS)]
             into = e.at(self.u, at)
             for s, value in enumerate(chain(*transforms.apply_2d(e, matrix, filters))):
                 e.store_vector(value, into, s * k.u_plane)

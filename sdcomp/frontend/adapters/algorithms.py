@@ -73,6 +73,8 @@ class Algorithm:
     plain_alpha: bool = False
     input_width: Callable[[Group], int | None] | None = None
     optional_bias: bool = False
+    delta: Callable[[Group, str, Shape], Node] | None = None
+    """D of W + m D, of algorithms whose D has factors to keep apart: what live adapters need."""
 
 
 def _added(make_delta: Callable[[Group, str, Shape], Node]) -> Change:
@@ -112,13 +114,14 @@ def _scales_outputs(group: Group, shape: Shape) -> bool:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    LOKR: Algorithm(_added(lokr_delta), rank=lokr_rank, input_width=lokr_input_width),
+    LOKR: Algorithm(_added(lokr_delta), rank=lokr_rank, input_width=lokr_input_width, delta=lokr_delta),
     LORA: Algorithm(
         _added(lora_delta),
         _added_bias(lora_bias),
         has_bias=_has(UP_BIAS),
         rank=lora_rank,
         input_width=lora_input_width,
+        delta=lora_delta,
     ),
     LOHA: Algorithm(_added(loha_delta), rank=loha_rank, input_width=loha_input_width),
     IA3: Algorithm(ia3_weight),

@@ -10,6 +10,7 @@ from sdcomp.frontend.adapters.audit import check_values
 from sdcomp.frontend.adapters.expressions import shaped, transposed
 from sdcomp.frontend.adapters.group import Group
 from sdcomp.frontend.adapters.lint import warnings_of
+from sdcomp.frontend.adapters.live import live_strength, live_update
 from sdcomp.frontend.adapters.reader import Adapter, adapter_id, listed
 from sdcomp.frontend.config import ModelConfig
 from sdcomp.ir.graph import Node
@@ -35,7 +36,9 @@ where the weight has half as many.
 
 
 def match(adapters: Sequence[Adapter], config: ModelConfig, allow_unmatched: bool = False) -> AdapterPlan:
-    """The plan for all adapters, stacked in the order given; strength 0 leaves the weight as it is.
+    """The plan for all adapters, stacked in the order given, live ones after all others.
+
+    At strength 0 others than live ones leave the weight as it is.
 
     Raises AdapterError, naming file and module, for modules that the model does not have (unless
     `allow_unmatched`: they are in the plan then), for two modules of one file that are the same, for tensors
@@ -57,18 +60,21 @@ def match_aliases(
     updates: dict[str, tuple[Update, ...]] = {}
     unmatched: list[str] = []
     warnings: list[str] = []
-    for index, adapter in enumerate(adapters):
+    live = [adapter for adapter in adapters if adapter.is_live]
+    for index, adapter in sorted(enumerate(adapters), key=lambda pair: pair[1].is_live):
         hint = _family_hint(adapter, context_channels)
         matched = _matched(adapter, aliases)
         unmatched += _missing(adapter, aliases, hint, allow_unmatched)
         warnings += warnings_of(adapter)
         for (target, _), group in matched.items():
-            strength = adapter.text_strength if target.is_text else adapter.strength
             try:
-                found = list(group_updates(group, adapter_id(index), target, strength))
+                if adapter.is_live:
+                    found = _live_updates(group, adapter_id(index), target, live.index(adapter), len(live))
+                else:
+                    found = _folded_updates(group, adapter_id(index), target, adapter)
             except AdapterError as error:
                 raise AdapterError(f"{error}{hint}") from None
-            for name, update in found if strength != 0 else ():
+            for name, update in found:
                 updates[name] = (*updates.get(name, ()), update)
     return AdapterPlan(updates, tuple(unmatched), tuple(warnings))
 
@@ -98,6 +104,20 @@ def _matched(adapter: Adapter, aliases: Mapping[str, Target]) -> dict[tuple[Targ
                 f"is the same module as {other.module!r}, {target.weight}; remove one of the two"
             )
     return matched
+
+
+def _live_updates(
+    group: Group, file: str, target: Target, number: int, count: int
+) -> list[tuple[str, Update]]:
+    _check_sizes(group, target.shape)
+    return [(target.weight, live_update(group, file, target, live_strength(number, count, target)))]
+
+
+def _folded_updates(group: Group, file: str, target: Target, adapter: Adapter) -> list[tuple[str, Update]]:
+    """Those of an adapter that is not live; none at strength 0, though what does not fit shows there too."""
+    strength = adapter.text_strength if target.is_text else adapter.strength
+    found = list(group_updates(group, file, target, strength))
+    return found if strength != 0 else []
 
 
 def group_updates(group: Group, file: str, target: Target, strength: float) -> Iterator[tuple[str, Update]]:

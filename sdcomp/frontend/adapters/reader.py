@@ -45,7 +45,8 @@ Entries = Mapping[str, TensorEntry]
 class Adapter:
     """An open adapter; `strength` multiplies its effect on the UNet, `text_strength` on the text encoder.
 
-    `configs` are PEFT's, by component (see `peft`).
+    `configs` are PEFT's, by component (see `peft`). `is_live`: both strengths are only defaults, and every
+    run may set its own.
     """
 
     file: SafetensorsFile
@@ -53,6 +54,12 @@ class Adapter:
     text_strength: float
     groups: tuple[Group, ...]
     configs: Mapping[str, peft.PeftConfig]
+    is_live: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a run calls a live adapter: the file's name without folder and suffix."""
+        return self.file.path.stem
 
     def read(self, name: str) -> Array:
         """A factor by its name in the file, as `SafetensorsFile.read`; AdapterError for NaN or infinity."""
@@ -79,7 +86,9 @@ def adapter_id(index: int) -> str:
     return f"adapter{index}"
 
 
-def open_adapter(path: Path | str, strength: float = 1.0, te_strength: float | None = None) -> Adapter:
+def open_adapter(
+    path: Path | str, strength: float = 1.0, te_strength: float | None = None, is_live: bool = False
+) -> Adapter:
     """Opens an adapter, its tensors grouped by module. `te_strength` is the text encoder's, else `strength`.
 
     Raises LoadError for a damaged file, AdapterError for tensors that belong to no known format, for a module
@@ -96,7 +105,7 @@ def open_adapter(path: Path | str, strength: float = 1.0, te_strength: float | N
         modules = _modules(file)
         is_peft = any(peft.PREFIX in module for module in modules)
         configs = peft.read_configs(file.path, file.metadata, is_peft)
-        return Adapter(file, *strengths, tuple(_groups(file, modules, configs)), configs)
+        return Adapter(file, *strengths, tuple(_groups(file, modules, configs)), configs, is_live)
     except BaseException:
         file.close()
         raise

@@ -1,8 +1,8 @@
 """matmul and conv2d with what follows them: bias, time embedding, residual, activation, and the gate of
-GEGLU.
+GEGLU; and with what live adapters add to their weights.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from sdcomp.codegen.kernels.base import Kernel
@@ -10,11 +10,14 @@ from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vect
 from sdcomp.codegen.kernels.epilogue import Step
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.plan import Buffer, View
+from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import Panels, Vector
 from sdcomp.errors import PassError
 from sdcomp.ir.graph import Node
 from sdcomp.passes.fusion import normalisation
+from sdcomp.passes.fusion.live import lower_terms
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
+from sdcomp.passes.live import is_strength, split_live
 
 _ACTIVATIONS = ("silu", "gelu", "quick_gelu", "sigmoid", "tanh")
 _ANCHORS = ("matmul", "conv2d", "winograd_output")
@@ -32,9 +35,13 @@ class _Chain:
 def match(root: Node, context: Context) -> Group | None:
     """The largest chain of epilogue steps that ends in `root` and starts at a contraction."""
     chain = _gated(root, context) or _chain(root, root, context)
-    if chain is None or _weight(chain.anchor) not in context.constants:
+    if chain is None:
+        return None
+    weight, terms = split_live(_weight(chain.anchor))
+    if weight not in context.constants:
         return None
     values = [node for _, node in chain.steps if node is not None and node not in context.constants]
+    values += [term.strength for term in terms]
     return Group(
         root, (_source(chain.anchor, context), *values), lambda lowering: _lower(root, chain, lowering)
     )
@@ -100,6 +107,8 @@ def _chain(node: Node, root: Node, context: Context) -> _Chain | None:
         return _chain(node.operands[0], root, context)
     if node.op == "add":
         return _added(node, root, context)
+    if node.op == "mul" and is_strength(node.operands[1]):
+        return _extend(_chain(node.operands[0], root, context), "scale", node.operands[1])
     return None
 
 
@@ -154,31 +163,38 @@ def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     anchor = chain.anchor
     is_winograd = anchor.op == "winograd_output"
     x = lowering.view(_source(anchor, lowering.context))
-    weight = _weight(anchor)
+    weight, terms = split_live(_weight(anchor))
     columns = anchor.shape[-1]
     vectors = panel_vectors(lowering.target, columns, chain.gated)
     width, dtype = vectors * lowering.target.lanes, lowering.matrix_dtype(weight)
     operands: list[View | Buffer] = [x, lowering.weight(weight, Panels(width, dtype, chain.gated))]
     steps, extra = _steps(chain, anchor, width, lowering)
+    live, factors = lower_terms(weight, terms, Panels(width, dtype, chain.gated), lowering)
     out = lowering.result(root)
     if not _rows_match(root, anchor):
         raise PassError(f"{label(anchor)}: the fused output {root.type} has other rows than {anchor.type}")
-    tile = {
-        "vectors": vectors,
-        "tile_rows": lowering.target.tile_rows(vectors),
-        "lanes": lowering.target.lanes,
-    }
     kernel: Kernel
     if is_winograd:
-        kernel = _winograd(anchor, x, out, dtype.value, steps, tile).tiled(lowering.target)
+        winograd = _winograd(anchor, x, out, dtype.value, steps, vectors, lowering.target)
+        kernel = replace(winograd, live=live).tiled(lowering.target)
     else:
-        form = Contraction(_geometry(anchor, x), columns, out.stride, dtype.value, steps, chain.gated, **tile)
-        kernel = form.tiled(lowering.target)
-    lowering.call(kernel, [*operands, out, *extra], 2, label(anchor))
+        kernel = Contraction(
+            _geometry(anchor, x),
+            columns,
+            out.stride,
+            dtype.value,
+            steps,
+            chain.gated,
+            vectors,
+            tile_rows=lowering.target.tile_rows(vectors),
+            lanes=lowering.target.lanes,
+            live=live,
+        ).tiled(lowering.target)
+    lowering.call(kernel, [*operands, out, *extra, *factors], 2, label(anchor))
 
 
 def _winograd(
-    anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], tile: dict[str, int]
+    anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], vectors: int, target: Target
 ) -> WinogradConvolution:
     batches, height, width, columns = anchor.shape
     padded = _stages(anchor)[0]
@@ -198,7 +214,9 @@ def _winograd(
         out_stride=out.stride,
         weight_dtype=dtype,
         steps=steps,
-        **tile,
+        vectors=vectors,
+        tile_rows=target.tile_rows(vectors),
+        lanes=target.lanes,
     )
 
 
@@ -217,6 +235,9 @@ def _steps(
         elif kind == "bias":
             steps.append(Step("bias"))
             operands.append(lowering.weight(node, Vector(width, chain.gated)))
+        elif kind == "scale":
+            steps.append(Step("scale"))
+            operands.append(lowering.view(node))
         else:
             view = lowering.view(node)
             stride = 0 if view.type.elements == anchor.shape[-1] else view.stride

@@ -11,6 +11,7 @@ from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import Layout, PackedWeight, Rows
 from sdcomp.ir.graph import Graph, Node, topological_order
 from sdcomp.ir.types import DType, TensorType
+from sdcomp.passes.live import split_live
 
 SMALL_MATRIX = 1 << 16
 """Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32: rounding it would save next to
@@ -180,7 +181,7 @@ def label(node: Node) -> str:
         names = [name for n in frontier if (name := _own_name(n))]
         if names:
             return names[0]
-        frontier = [operand for n in frontier for operand in reversed(n.operands)]
+        frontier = [split_live(operand)[0] for n in frontier for operand in reversed(n.operands)]
     return node.op
 
 
