@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _image(subparsers.add_parser("image", help="time and memory of a whole picture, process and all"))
     _scaling(subparsers.add_parser("scaling", help="a UNet evaluation on one thread, on all, and disturbed"))
     _memory(subparsers.add_parser("memory", help="time and peak memory of `sdcomp build` and `sdcomp run`"))
+    _adapters(subparsers.add_parser("adapters", help="time of a UNet with adapters, folded in and live"))
     _accuracy(subparsers.add_parser("accuracy", help="relative errors of every program"))
     _winograd_error(subparsers.add_parser("winograd-error", help="rounding errors of convolution kernels"))
     _make_checkpoint(subparsers.add_parser("make-checkpoint", help="write a synthetic checkpoint"))
@@ -102,6 +103,15 @@ def _memory(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=commands.measure_memory)
 
 
+def _adapters(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="checkpoint, .safetensors")
+    parser.add_argument("--lokr", action="append", required=True, metavar="FILE[:STRENGTH]")
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="WxH")
+    parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="turns per form")
+    parser.set_defaults(command=commands.measure_adapters)
+
+
 def _accuracy(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("--lokr", action="append", default=[], metavar="FILE[:STRENGTH]")
@@ -130,6 +140,7 @@ def _make_lokr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--factor", type=_positive, default=8, metavar="N", help="largest side of a small factor"
     )
+    parser.add_argument("--linear", action="store_true", help="leave convolutions out")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.set_defaults(command=commands.make_lokr)
 

@@ -89,6 +89,19 @@ def measure_image(options: argparse.Namespace) -> int:
     return _report(records, options)
 
 
+def measure_adapters(options: argparse.Namespace) -> int:
+    """Builds a model without adapters, with them folded in and with them live, and measures all three."""
+    from benchmarks.machine import peak_rate
+    from benchmarks.subjects.adapters import measure_adapters
+
+    adapters = tuple(parse_adapter(text)[:2] for text in options.lokr)
+    with _scratch_folder() as name:
+        rate = call_in_child("the micro-kernel", 1, peak_rate)
+        settings = Settings(options.threads, options.runs, rate, partial(print, flush=True))
+        records = measure_adapters(options.model, adapters, options.size, settings, Path(name))
+    return _report(records, options)
+
+
 def check_accuracy(options: argparse.Namespace) -> int:
     """Prints the error of every program; exit code 1 if one is above its bound."""
     from benchmarks.accuracy import check_accuracy
@@ -133,7 +146,7 @@ def make_lokr(options: argparse.Namespace) -> int:
         config = detect(checkpoint)
     try:
         modules = write_random_lokr(
-            options.output, config, options.factor, _LOKR_EFFECT, options.seed, tuple(Form)
+            options.output, config, options.factor, _LOKR_EFFECT, options.seed, tuple(Form), options.linear
         )
     except OSError as error:
         raise UsageError(f"{options.output}: cannot be written: {error.strerror or error}") from None

@@ -89,13 +89,16 @@ def _start(name: str, peer: Peer, form: Case, folder: Path, threads: int) -> Wor
 
 
 def _alternate(ours: Worker, peer: Worker | None, runs: int) -> Turns:
-    """A B A B ...; both were warmed up by the evaluation that was compared."""
-    turns = Turns()
+    return Turns(*in_turns([ours] if peer is None else [ours, peer], runs))
+
+
+def in_turns(workers: Sequence[Worker], runs: int) -> list[list[float]]:
+    """Seconds of every evaluation of each worker: A B A B ...; the caller has warmed them up."""
+    seconds: list[list[float]] = [[] for _ in workers]
     for _ in range(runs):
-        turns.ours.extend(turn(ours))
-        if peer is not None:
-            turns.peer.extend(turn(peer))
-    return turns
+        for worker, times in zip(workers, seconds, strict=True):
+            times.extend(turn(worker))
+    return seconds
 
 
 def turn(worker: Worker) -> list[float]:

@@ -33,6 +33,8 @@ from sdcomp.errors import ExecutionError
 from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.family import detect
 from sdcomp.frontend.synthetic_lokr import Form, write_random_lokr
+from tests.artifacts import TINY as SMALLEST
+from tests.checkpoints import write_checkpoint
 
 SIZE = (32, 32)
 RECORD_FIELDS = [
@@ -92,6 +94,23 @@ def test_unet_against_torch(files: Files, tmp_path: Path, capsys: pytest.Capture
     assert 0 < record["peak_fraction"] < 1
     assert 10 < record["ours_peak_mb"] < record["peer_peak_mb"]
     assert "relative difference to torch" in capsys.readouterr().out
+
+
+def test_adapters_folded_and_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, lokr, path = (tmp_path / name for name in ("m.safetensors", "a.safetensors", "records.json"))
+    write_checkpoint(checkpoint, unet=SMALLEST.unet, vae=SMALLEST.vae, text=SMALLEST.text)
+    assert main(["make-lokr", "--model", str(checkpoint), "-o", str(lokr), "--factor", "4", "--linear"]) == 0
+    model = ["--model", str(checkpoint), "--lokr", f"{lokr}:0.5", "--size", "32x32"]
+    assert main(["adapters", *model, "--threads", "1", "--runs", "1", "--json", str(path)]) == 0
+    folded, live = json.loads(path.read_text())
+    assert [record["case"].rpartition(", ")[2] for record in (folded, live)] == ["folded", "live"]
+    assert folded["ratio"] == pytest.approx(folded["ours_ms"] / folded["peer_ms"])
+    assert folded["peer_ms"] == live["peer_ms"]
+    lines = capsys.readouterr().out.splitlines()
+    said = [line.partition("difference of ")[2].split() for line in lines if "difference of" in line]
+    differences = {words[0]: float(words[-1]) for words in said}
+    assert differences["live"] < 1e-2 < differences["folded"]
+    assert not any(name.endswith("lokr_t2") or "_conv1." in name for name in load_file(lokr))
 
 
 def test_other_weights_are_noticed(files: Files, capsys: pytest.CaptureFixture[str]) -> None:

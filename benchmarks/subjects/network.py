@@ -14,6 +14,7 @@ from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.config import ModelConfig
 from sdcomp.frontend.family import detect
 from sdcomp.runtime.library import Library
+from sdcomp.runtime.strengths import STRENGTHS
 
 Result = TypeVar("Result")
 Adapters = tuple[tuple[Path, float], ...]
@@ -78,7 +79,7 @@ def load_artifact(
     multiplies = {entry["name"]: int(entry["multiplies"]) for entry in library.manifest["programs"]}
     present = [name for name in programs if name in library.programs]
     given = {
-        name: {tensor.name: inputs[tensor.name] for tensor in info.inputs}
+        name: {tensor.name: inputs[tensor.name] for tensor in info.inputs if tensor.name != STRENGTHS}
         for name, info in library.programs.items()
         if name in (*before, *programs)
     }
@@ -93,18 +94,23 @@ def load_artifact(
 
 
 def build_artifact(
-    checkpoint: Path, artifact: Path, size: tuple[int, int], threads: int, adapters: Adapters = ()
+    checkpoint: Path,
+    artifact: Path,
+    size: tuple[int, int],
+    threads: int,
+    adapters: Adapters = (),
+    live: bool = False,
 ) -> None:
-    """Compiles a checkpoint with its adapters, in a process of its own.
+    """Compiles a checkpoint with its adapters, folded in or live, in a process of its own.
 
     Raises ExecutionError with the compiler's words.
     """
-    call_in_child("sdcomp build", threads, partial(_build, checkpoint, artifact, size, adapters))
+    call_in_child("sdcomp build", threads, partial(_build, checkpoint, artifact, size, adapters, live))
 
 
-def _build(checkpoint: Path, artifact: Path, size: tuple[int, int], adapters: Adapters) -> None:
+def _build(checkpoint: Path, artifact: Path, size: tuple[int, int], adapters: Adapters, live: bool) -> None:
     """The compiler is imported here: no program that is measured needs it."""
     from sdcomp.compiler import AdapterFile, BuildOptions, build
 
-    files = [AdapterFile(path, strength) for path, strength in adapters]
+    files = [AdapterFile(path, strength, live=live) for path, strength in adapters]
     build(checkpoint, artifact, BuildOptions(adapters=files, sizes=[size]))

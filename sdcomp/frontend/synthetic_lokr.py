@@ -35,8 +35,10 @@ def write_random_lokr(
     gain: float = 0.5,
     seed: int = 0,
     forms: Sequence[Form] = (Form.WHOLE,),
+    linear: bool = False,
 ) -> int:
-    """Writes an adapter, in f16, for attention, feed-forward and convolutions; returns how many modules.
+    """Writes an adapter, in f16, for attention, feed-forward and, unless `linear`, convolutions larger than
+    1x1; returns how many modules.
 
     W's difference is gamma kron(w1, w2), w1 at most `factor` x `factor`; its elements have `gain` times the
     standard deviation of a layer's weights. Modules have `forms` in turn. gamma is a half where a factor is
@@ -44,7 +46,8 @@ def write_random_lokr(
     """
     generator = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}
-    modules = list(_adapted_modules(config))
+    adapted = _adapted_modules(config)
+    modules = [(name, shape) for name, shape in adapted if not linear or math.prod(shape[2:]) == 1]
     for index, (module, shape) in enumerate(modules):
         possible = [form for form in forms if form is not Form.TUCKER or math.prod(shape[2:]) > 1]
         factors = _Factors(shape, factor, gain, generator).of_form(possible[index % len(possible)])
