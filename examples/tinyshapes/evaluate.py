@@ -1,6 +1,8 @@
 """Judges the 40 pictures of the table: PyTorch's own and those of the compiled artifact, side by side.
 
-python -m examples.tinyshapes.evaluate [--checkpoint FILE]
+Says also what the adapters change.
+
+    python -m examples.tinyshapes.evaluate [--checkpoint FILE]
 """
 
 import argparse
@@ -11,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from examples.tinyshapes.judge import judge, roughness
 from examples.tinyshapes.reference import attach_adapter, load_reference
 from examples.tinyshapes.sampling import sample_pictures
-from examples.tinyshapes.table import CFG_SCALE, SAMPLER, STEPS, Row, report, rows
+from examples.tinyshapes.shapes import CONCEPT as CONCEPT_KIND
+from examples.tinyshapes.table import CFG_SCALE, SAMPLER, STEPS, Row, heart_rows, report, rows
 from sdcomp import load
-from sdcomp.compiler import BuildOptions, build
-from sdcomp.demo import CHECKPOINT, SIZE
+from sdcomp.compiler import AdapterFile, BuildOptions, build
+from sdcomp.demo import CHECKPOINT, CONCEPT, SIZE, STYLE
 from sdcomp.runtime.pipeline import GenerateOptions, Pipeline
 
 BATCH = 10
@@ -25,19 +29,31 @@ BATCH = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    arguments = parser.parse_args()
+    checkpoint = parser.parse_args().checkpoint
     torch.set_flush_denormal(True)
     table = rows()
-    theirs = reference_pictures(arguments.checkpoint, table)
+    theirs = reference_pictures(checkpoint, table)
     print(f"PyTorch: {report(theirs, print)} of {len(table)} pictures right", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = Path(folder) / "tinyshapes.so"
-        build(arguments.checkpoint, artifact, BuildOptions(sizes=(SIZE,)))
-        with load(artifact) as model:
-            ours = [compiled_picture(model, row) for row in table]
+    ours, _ = compiled(checkpoint)
     print(f"compiled: {report(ours, print)} of {len(table)} pictures right")
     differences = np.abs(np.stack(ours).astype(int) - np.stack(theirs))
     print(f"their pixels differ by {differences.mean():.3f} of 255 on average, at most {differences.max()}")
+    for adapters in ((), (STYLE,), (CONCEPT,), (STYLE, CONCEPT)):
+        pictures, hearts = compiled(checkpoint, *adapters)
+        rough = np.mean([roughness(picture) for picture in pictures])
+        names = " and ".join(path.stem for path in adapters) or "no adapter"
+        print(f"{names}: roughness {rough:.1f}, {hearts} of {len(heart_rows())} hearts", flush=True)
+
+
+def compiled(checkpoint: Path, *adapters: Path) -> tuple[list[NDArray[np.uint8]], int]:
+    """The pictures of the table by an artifact with these adapters, and how many hearts it draws as such."""
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = Path(folder) / "tinyshapes.so"
+        build(checkpoint, artifact, BuildOptions([AdapterFile(path) for path in adapters], (SIZE,)))
+        with load(artifact) as model:
+            pictures = [compiled_picture(model, row) for row in rows()]
+            hearts = [judge(compiled_picture(model, row)) for row in heart_rows()]
+    return pictures, sum(verdict.kind == CONCEPT_KIND for verdict in hearts)
 
 
 def reference_pictures(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from examples.tinyshapes.captions import RADII
 from examples.tinyshapes.judge import Verdict, judge
-from examples.tinyshapes.shapes import BASE_SHAPES, COLOURS
+from examples.tinyshapes.shapes import BASE_SHAPES, COLOURS, CONCEPT
 
 COUNT = 40
 STEPS = 20
@@ -36,6 +36,16 @@ def rows() -> list[Row]:
         prompt = " ".join(f"a {size} {colour} {kind} on a {background} background".split())
         made.append(Row(prompt, 1000 + index, Verdict(background, colour, kind)))
     return made
+
+
+def heart_rows() -> list[Row]:
+    """Eight prompts for the shape that only the concept adapter knows."""
+    colours = list(COLOURS)
+    grounds = colours[3:] + colours[:3]
+    return [
+        Row(f"a {colour} {CONCEPT} on a {ground} background", seed, Verdict(ground, colour, CONCEPT))
+        for seed, (colour, ground) in enumerate(zip(colours, grounds, strict=True))
+    ]
 
 
 def judge_all(pictures: Sequence[NDArray[np.uint8]]) -> list[bool]:
