@@ -11,6 +11,7 @@ from typing import Any
 from sdcomp import __version__
 from sdcomp.codegen.artifact import Inspect, Progress, Recipe, write_artifact
 from sdcomp.codegen.costs import load_costs
+from sdcomp.codegen.magnitudes import check_magnitudes
 from sdcomp.codegen.targets import resolve
 from sdcomp.errors import UsageError
 from sdcomp.frontend.adapters.match import match
@@ -97,9 +98,10 @@ def build(
         passes = pipeline(PipelineOptions(plan, costs))
         first = [step.name for step in passes].index(FoldUpsample.name)
         module = run_pipeline(passes[:first], module, observe)
+        source = WeightSource(checkpoint, adapters)
+        check_magnitudes(module, source.read_weight, options.weights)
         choices = {"costs": costs.describe(), "convolutions": list(decisions(module, costs))}
         module = run_pipeline(passes[first:], module, observe)
-        source = WeightSource(checkpoint, adapters)
         recipe = Recipe(
             module,
             source.read_weight,

@@ -6,8 +6,28 @@ from typing import ClassVar
 
 import numpy as np
 
-from sdcomp.ir.graph import Node
+from sdcomp.ir.graph import Node, topological_order
 from sdcomp.ir.types import Array, DType, Shape
+
+SMALL_MATRIX = 1 << 16
+"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32: rounding it would save next to
+nothing.
+"""
+
+
+def matrix_dtype(node: Node, policy: str) -> DType:
+    """The type in which a matrix is stored under a policy: `f32`, `f16`, or `auto`, which keeps f16 and
+    rounds larger f32 ones.
+    """
+    if policy == "f32":
+        return DType.F32
+    stored_half = any(
+        n.dtype is DType.F16
+        for n in topological_order([node])
+        if n.op == "weight" and n.text("file") == "model"
+    )
+    small = node.type.elements <= SMALL_MATRIX and not stored_half
+    return DType.F32 if policy == "auto" and small else DType.F16
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import pytest
 from sdcomp.codegen.kernels.contraction import Contraction
 from sdcomp.codegen.plan import Call, Program, Space
 from sdcomp.codegen.targets import TARGETS
+from sdcomp.codegen.weights import SMALL_MATRIX
 from sdcomp.errors import PassError
 from sdcomp.ir.graph import Graph, Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import DType
 from sdcomp.passes.fuse_kernels import FuseKernels
-from sdcomp.passes.fusion.lowering import SMALL_MATRIX
 from tests.differential.compare import errors, random_inputs
 from tests.passes.graphs import number, source, weight
 

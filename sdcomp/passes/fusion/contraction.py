@@ -11,7 +11,7 @@ from sdcomp.codegen.kernels.epilogue import Step
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.plan import Buffer, View
 from sdcomp.codegen.targets import Target
-from sdcomp.codegen.weights import Panels, Vector
+from sdcomp.codegen.weights import Panels, Vector, matrix_dtype
 from sdcomp.errors import PassError
 from sdcomp.ir.graph import Node
 from sdcomp.passes.fusion import normalisation
@@ -166,7 +166,7 @@ def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     weight, terms = split_live(_weight(anchor))
     columns = anchor.shape[-1]
     vectors = panel_vectors(lowering.target, columns, chain.gated)
-    width, dtype = vectors * lowering.target.lanes, lowering.matrix_dtype(weight)
+    width, dtype = vectors * lowering.target.lanes, matrix_dtype(weight, lowering.weights)
     operands: list[View | Buffer] = [x, lowering.weight(weight, Panels(width, dtype, chain.gated))]
     steps, extra = _steps(chain, anchor, width, lowering)
     live, factors = lower_terms(weight, terms, Panels(width, dtype, chain.gated), lowering)

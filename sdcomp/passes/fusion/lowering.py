@@ -9,14 +9,9 @@ from sdcomp.codegen.kernels.movement import StridedCopy
 from sdcomp.codegen.plan import Buffer, Call, Operand, Space, View, padded_stride
 from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import Layout, PackedWeight, Rows
-from sdcomp.ir.graph import Graph, Node, topological_order
+from sdcomp.ir.graph import Graph, Node
 from sdcomp.ir.types import DType, TensorType
 from sdcomp.passes.live import split_live
-
-SMALL_MATRIX = 1 << 16
-"""Elements up to which `auto` keeps a matrix of an f32 checkpoint in f32: rounding it would save next to
-nothing.
-"""
 
 
 @dataclass(frozen=True)
@@ -115,18 +110,6 @@ class Lowering:
     def weight(self, node: Node, layout: Layout) -> Buffer:
         packed = PackedWeight(node, layout)
         return self.weight_buffers.setdefault(packed, Buffer(Space.WEIGHTS, packed.bytes, weight=packed))
-
-    def matrix_dtype(self, node: Node) -> DType:
-        """The type in which a matrix is stored: `auto` keeps f16 and rounds larger f32 ones."""
-        if self.weights == "f32":
-            return DType.F32
-        stored_half = any(
-            n.dtype is DType.F16
-            for n in topological_order([node])
-            if n.op == "weight" and n.text("file") == "model"
-        )
-        small = node.type.elements <= SMALL_MATRIX and not stored_half
-        return DType.F32 if self.weights == "auto" and small else DType.F16
 
     # Calls
 
