@@ -13,7 +13,7 @@ from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import PackedWeight
 from sdcomp.errors import PassError
 from sdcomp.ir.graph import Graph, Node
-from sdcomp.ir.types import TensorType
+from sdcomp.ir.types import DType, TensorType
 from sdcomp.passes.fusion import attention, contraction, movement, normalisation, pointwise
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, is_carried
 
@@ -46,8 +46,10 @@ class FuseKernels:
         for group in _groups(context):
             lowering.lower(group)
         for name, node in graph.outputs.items():
+            if node.op == "input" and node.dtype is DType.F32:
+                lowering.copy(lowering.view(node), lowering.result(node), "output")
             if not _is_placed(lowering.view(node), name):
-                raise PassError(f"{graph.name}: output {name} is also an input, a constant or another output")
+                raise PassError(f"{graph.name}: output {name} is also a constant or another output")
         inputs = {n.text("name"): n.type for n in graph.inputs() if not is_carried(n.text("name"))}
         outputs = {name: node.type for name, node in graph.outputs.items() if not is_carried(name)}
         return Program(graph.name, inputs, outputs, tuple(lowering.calls))

@@ -24,6 +24,7 @@ from sdcomp.codegen.onnx.operators import LOWERINGS
 from sdcomp.codegen.targets import resolve
 from sdcomp.ir.graph import Graph, Module
 from sdcomp.ir.interpret import interpret
+from sdcomp.ir.ops import build
 from sdcomp.ir.text import print_module
 from sdcomp.ir.types import Array
 from sdcomp.ir.verify import verify
@@ -120,6 +121,14 @@ def test_all_agree(shard: int) -> None:
         assert not _differences(graph, _compiled(graph), expected)
 
     _for_each_graph(check, -(-COUNT // SHARDS), shard, shrink=True)
+
+
+def test_what_does_nothing_at_a_change_of_rate_hands_on_an_input() -> None:
+    """It is dropped, and what is left is state that equals an input."""
+    slow = build("input", name="x.1", rate="prompt", shape=(1, 6, 20), dtype="f32")
+    fast = build("input", name="x.2", rate="eval", shape=(1, 6, 20), dtype="f32")
+    graph = Graph("random", {"y": build("add", build("slice", slow, axis=0, start=0, stop=1), fast)})
+    assert not _differences(graph, _compiled(graph), _expected(graph))
 
 
 def test_every_operation_occurs() -> None:
