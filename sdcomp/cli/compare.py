@@ -191,8 +191,9 @@ def _show_kernels(report: "KernelReport") -> None:
         typer.echo(f"and {len(departing) - _MOST_KERNELS} more; --json lists all")
     _warn_of_skipped(report)
     count = f"{len(departing)} of" if departing else "none of"
+    verb = "depart" if len(departing) > 1 else "departs"
     typer.echo(
-        f"{count} {len(report.results)} nodes departs by more than the tolerance of {report.tolerance:g}"
+        f"{count} {len(report.results)} nodes {verb} by more than the tolerance of {report.tolerance:g}"
     )
 
 
