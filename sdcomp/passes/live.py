@@ -6,6 +6,7 @@ program computes anything of it that another one needs.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from sdcomp.ir.graph import RATES, Node
@@ -50,8 +51,13 @@ class Factors:
 
 def strength(index: int, count: int) -> Node:
     """Element `index` of the input `strengths`, which has `count`: f32[1]."""
-    whole = build("input", name=STRENGTHS, rate=RATES[0], shape=(count,), dtype="f32")
-    return build("slice", whole, axis=0, start=index, stop=index + 1)
+    return build("slice", _strengths(count), axis=0, start=index, stop=index + 1)
+
+
+@cache
+def _strengths(count: int) -> Node:
+    """One node for all weights: a graph may not have two inputs of one name."""
+    return build("input", name=STRENGTHS, rate=RATES[0], shape=(count,), dtype="f32")
 
 
 def is_strength(node: Node) -> bool:

@@ -1,7 +1,12 @@
 """fold_upsample: which convolutions, with what count of multiplies, and the same values."""
 
+from dataclasses import replace
+
 import pytest
 
+from sdcomp.codegen.convolution import UPSAMPLING
+from sdcomp.codegen.costs import shipped_costs
+from sdcomp.codegen.targets import resolve
 from sdcomp.ir.count import multiplies
 from sdcomp.ir.graph import Module, Node
 from sdcomp.ir.ops import build
@@ -50,14 +55,24 @@ def test_multiplies() -> None:
         _convolution(_upsampled(8, 8, 64), 64, padding=0),
         _convolution(_upsampled(8, 8, 64), 64, padding=0, kernel=1),
         _convolution(_upsampled(8, 8, 64), 64, stride=2),
-        _convolution(_upsampled(8, 8, 4), 64),
         _convolution(source("x", (1, 8, 8, 64)), 64),
     ],
-    ids=["scale", "padding", "kernel", "stride", "channels", "no upsampling"],
+    ids=["scale", "padding", "kernel", "stride", "no upsampling"],
 )
 def test_others_stay(convolution: Node) -> None:
     before = module(y=convolution)
     assert _ops(FoldUpsample().apply(before)) == _ops(before)
+
+
+def test_stays_where_transforms_cost_more_than_they_save() -> None:
+    shipped = shipped_costs(resolve("x86-64-v4"))
+    dear = {
+        name: times if name in ("direct", UPSAMPLING) else {**times, "filter": 1e3}
+        for name, times in shipped.nanoseconds.items()
+    }
+    before = module(y=_convolution(_upsampled(8, 8, 64), 64))
+    assert "conv2d" not in _ops(FoldUpsample(shipped).apply(before))
+    assert _ops(FoldUpsample(replace(shipped, nanoseconds=dear)).apply(before)) == _ops(before)
 
 
 def test_nothing_is_left_to_the_passes_behind_it() -> None:
