@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sdcomp
-from sdcomp.errors import ArtifactError
+from sdcomp.compiler import AdapterFile
+from sdcomp.errors import AdapterError, ArtifactError
 from sdcomp.frontend.synthetic_lokr import Form, write_random_lokr
 from sdcomp.passes.pipeline import PipelineOptions, pipeline
 from tests.artifacts import TINY, TINY_SIZE, Built
@@ -220,3 +221,19 @@ def test_progress_and_passes_are_told(small_built: Built, tmp_path: Path) -> Non
     assert list(dict.fromkeys(stage for stage, _, _ in stages)) == ["plan", "weights", "compile", "link"]
     assert all(0 <= done <= total for _, done, total in stages)
     assert passes == [step.name for step in pipeline(PipelineOptions())]
+
+
+def test_overflow_is_found_before_anything_is_planned(small_built: Built, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    factors = {"lora_up.weight": (32, 4), "lora_down.weight": (4, 32)}
+    save_file({f"{name}.{key}": np.full(shape, 1e3, np.float32) for key, shape in factors.items()}, adapter)
+    stages: list[str] = []
+    with pytest.raises(AdapterError, match="more than f16 can hold"):
+        sdcomp.build(
+            small_built.checkpoint,
+            tmp_path / "model.so",
+            sdcomp.BuildOptions(adapters=[AdapterFile(adapter)], sizes=SIZES),
+            lambda stage, done, total: stages.append(stage),
+        )
+    assert "plan" not in stages

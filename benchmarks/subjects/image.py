@@ -5,7 +5,6 @@ Ours is `sdcomp run`. Networks of a peer are converted beforehand; `benchmarks/p
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.cases import Array
-from benchmarks.memory_usage import run_with_peak
+from benchmarks.memory_usage import SDCOMP, timed
 from benchmarks.peers.base import Peer
 from benchmarks.records import Record
 from benchmarks.subjects.network import NetworkCase
@@ -33,7 +32,6 @@ LEAST_PSNR = 30.0
 
 _PROMPT = "a photograph of a lighthouse"
 _GUIDANCE_ROWS = 2
-_SDCOMP = (sys.executable, "-m", "sdcomp")
 _PEER = (sys.executable, "-m", "benchmarks.picture")
 
 
@@ -79,12 +77,9 @@ class _Maker:
 
     def run(self) -> None:
         """Raises ExecutionError if the command fails."""
-        begin = time.perf_counter()
-        code, peak = run_with_peak([*self.command, str(self.output)])
-        self.seconds.append(time.perf_counter() - begin)
+        seconds, peak = timed(f"the picture of {self.name}", [*self.command, str(self.output)])
+        self.seconds.append(seconds)
         self.peaks.append(peak)
-        if code != 0:
-            raise ExecutionError(f"{self.name}: the process that makes the picture ended with code {code}")
 
     def pixels(self) -> Array:
         with Image.open(self.output) as image:
@@ -133,7 +128,7 @@ def _against(picture: Picture, peer: Peer, runs: int, folder: Path) -> Record:
 
 def _ours(picture: Picture, folder: Path) -> _Maker:
     options = ("-p", _PROMPT, "--size", picture.pixels, "--steps", str(picture.steps))
-    command = (*_SDCOMP, "run", str(picture.artifact), *options, "--threads", str(picture.threads), "-o")
+    command = (*SDCOMP, "run", str(picture.artifact), *options, "--threads", str(picture.threads), "-o")
     return _Maker("sdcomp", command, folder / "ours.png")
 
 

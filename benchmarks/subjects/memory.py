@@ -1,16 +1,12 @@
 """Time and peak resident memory of whole commands: `sdcomp build` and `sdcomp run`."""
 
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.memory_usage import run_with_peak
+from benchmarks.memory_usage import SDCOMP, timed
 from benchmarks.records import Record
-from sdcomp.errors import ExecutionError
 
 _PROMPT = "a photograph of a lighthouse"
-_COMMAND = (sys.executable, "-c", "import sys; from sdcomp.cli.main import main; sys.exit(main())")
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,5 @@ def measure_run(artifact: Path, picture: Picture, folder: Path) -> Record:
 
 
 def _measured(case: str, arguments: list[str], threads: int) -> Record:
-    begin = time.perf_counter()
-    code, peak = run_with_peak([*_COMMAND, *arguments])
-    seconds = time.perf_counter() - begin
-    if code != 0:
-        raise ExecutionError(f"sdcomp {' '.join(arguments)}: ended with code {code}")
+    seconds, peak = timed(f"sdcomp {' '.join(arguments)}", [*SDCOMP, *arguments])
     return Record("memory", case, threads, 1e3 * seconds, peak)

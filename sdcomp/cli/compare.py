@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sdcomp.compare import CompareOptions, Comparison, KernelReport, KernelResult, Picture, Report
+    from sdcomp.compare import Comparison, KernelReport, KernelResult, Picture, Report
 
 _MOST_KERNELS = 20
 
@@ -52,40 +52,27 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Runs the networks of an artifact and of exported models on the same inputs; fails if they differ."""
-    from sdcomp.compare import CompareOptions
+    from sdcomp.cli.progress import Stages
+    from sdcomp.compare import CompareOptions, compare, compare_kernels
 
     given = _read(inputs) if inputs is not None else {}
     options = CompareOptions(given, tolerance, repeats, prompt, steps, threads, seed)
-    run = _compare_kernels if per_kernel else _compare_networks
-    if not run(model, folder, options, as_json):
+    with Stages() as stages:
+        report = (compare_kernels if per_kernel else compare)(model, folder, options, stages.report)
+    if not _passed(report, as_json):
         raise typer.Exit(1)
 
 
-def _compare_networks(model: str, folder: str, options: "CompareOptions", as_json: bool) -> bool:
-    """Whether all networks pass."""
-    from sdcomp.cli.progress import Stages
-    from sdcomp.compare import compare
+def _passed(report: "Report | KernelReport", as_json: bool) -> bool:
+    """Prints a report; whether all that it compares is within the tolerance."""
+    from sdcomp.compare import KernelReport
 
-    with Stages() as stages:
-        report = compare(model, folder, options, stages.report)
     if as_json:
         typer.echo(json.dumps(_described(report), indent=2))
+    elif isinstance(report, KernelReport):
+        _show_kernels(report)
     else:
         _show(report)
-    return report.passed
-
-
-def _compare_kernels(model: str, folder: str, options: "CompareOptions", as_json: bool) -> bool:
-    """Whether all kernels pass."""
-    from sdcomp.cli.progress import Stages
-    from sdcomp.compare import compare_kernels
-
-    with Stages() as stages:
-        report = compare_kernels(model, folder, options, stages.report)
-    if as_json:
-        typer.echo(json.dumps(_described(report), indent=2))
-    else:
-        _show_kernels(report)
     return report.passed
 
 

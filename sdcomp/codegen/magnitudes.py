@@ -10,9 +10,10 @@ import numpy as np
 
 from sdcomp.codegen.fold import fold
 from sdcomp.codegen.weights import PackedWeight, Rows, matrix_dtype
-from sdcomp.ir.graph import Module, Node, topological_order
+from sdcomp.ir.graph import Module, Node, is_constant, topological_order
 from sdcomp.ir.interpret import WeightReader
 from sdcomp.passes.apply_adapters import CHECKPOINT
+from sdcomp.passes.live import split_live
 
 _MATRIX_READERS = ("matmul", "conv2d")
 _SAME = ("reshape", "transpose", "slice", "concat", "broadcast_to", "cast", "pad")
@@ -33,14 +34,11 @@ def check_magnitudes(module: Module, read_weight: WeightReader, policy: str) -> 
 
 
 def _adapted(module: Module) -> list[Node]:
-    """The expressions of matrices and filters that adapters change, each once."""
+    """The expressions of matrices and filters that folded adapters change, each once, packed ones apart."""
     readers = (node for graph in module for node in graph.nodes() if node.op in _MATRIX_READERS)
-    found = dict.fromkeys(node.operands[1] for node in readers)
-    return [node for node in found if node.op != "weight" and _is_constant(node)]
-
-
-def _is_constant(node: Node) -> bool:
-    return all(inner.op != "input" for inner in topological_order([node]))
+    weights = (split_live(node.operands[1])[0] for node in readers)
+    parts = (part for node in weights for part in (node.operands if node.op == "concat" else (node,)))
+    return [part for part in dict.fromkeys(parts) if part.op != "weight" and is_constant(part)]
 
 
 @dataclass

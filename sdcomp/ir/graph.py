@@ -104,6 +104,11 @@ class Module:
         return iter(self.graphs)
 
 
+def is_constant(node: Node) -> bool:
+    """Whether no input reaches a node: its value is known when the model is built."""
+    return all(inner.op != "input" for inner in topological_order([node]))
+
+
 def topological_order(roots: Iterable[Node]) -> list[Node]:
     """Depth-first post-order from `roots`, without recursion (graphs are thousands of nodes deep)."""
     order: dict[Node, None] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import ClassVar
 
-from sdcomp.ir.graph import Module, Node, topological_order
+from sdcomp.ir.graph import Module, Node, is_constant
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import DType
 from sdcomp.passes.base import Pass, rewrite_module
@@ -60,13 +60,9 @@ def _projection(node: Node) -> _Projection | None:
     if node.op != "matmul":
         return None
     weight, terms = split_live(node.operands[1])
-    if not all(_is_constant(n) for n in (weight, bias) if n is not None):
+    if not all(is_constant(n) for n in (weight, bias) if n is not None):
         return None
     return _Projection(node.operands[0], weight, bias, terms)
-
-
-def _is_constant(node: Node) -> bool:
-    return all(inner.op != "input" for inner in topological_order([node]))
 
 
 def _packed(projections: list[_Projection]) -> Node:

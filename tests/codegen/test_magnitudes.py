@@ -8,6 +8,7 @@ from sdcomp.errors import AdapterError
 from sdcomp.ir.graph import Graph, Module, Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import Array
+from sdcomp.passes.live import Term, strength, with_terms
 from tests.passes.graphs import number, random_array, source, weight
 
 W = weight("w", (12, 10), dtype="f16")
@@ -67,3 +68,15 @@ def test_a_large_bound_is_not_yet_an_error() -> None:
         return values
 
     check_magnitudes(_module(DELTAS["product"]), read, "auto")
+
+
+def test_folded_parts_of_packed_and_live_weights_are_looked_at() -> None:
+    """The error names the one weight that does not fit."""
+    other = weight("other", (12, 10), dtype="f32")
+    adapted = build("add", W, DELTAS["kron"])
+    packed = build("concat", adapted, other, axis=0)
+    live = with_terms(adapted, (Term(strength(0, 1), DELTAS["product"]),))
+    for expression in (packed, live):
+        made = Module((Graph("g", {"y": build("matmul", source("x", (1, 10)), expression)}),))
+        with pytest.raises(AdapterError, match=r"^w: with adapters"):
+            check_magnitudes(made, Reader(1e3), "auto")

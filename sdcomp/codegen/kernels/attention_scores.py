@@ -56,19 +56,9 @@ def score_block(
 ) -> None:
     """All keys of a block, group by group."""
     width = vectors * e.target.lanes
-    for first, count, size in _runs(partition):
+    for first, count, size in partition.runs():
         kernel = ScoreKernel(size, vectors, channels)
         with e.loop(0, count) as group:
             key = e.b.add(e.b.mul(group, i64(size)), i64(first))
             a, into = e.at(keys, e.b.mul(key, i64(channels))), e.at(scores, e.b.mul(key, i64(width)))
             kernel.call(e, a, queries, into, shift)
-
-
-def _runs(partition: Partition) -> list[tuple[int, int, int]]:
-    """First row, number of groups, and rows of each: the larger groups, then the smaller ones."""
-    large = partition.full * partition.rows
-    runs = [
-        (0, partition.full, partition.rows),
-        (large, partition.groups - partition.full, partition.rows - 1),
-    ]
-    return [run for run in runs if run[1]]

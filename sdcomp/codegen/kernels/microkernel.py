@@ -102,6 +102,11 @@ class Partition:
             Partition(count, groups, base + 1, larger) if larger else Partition(count, groups, base, groups)
         )
 
+    def runs(self) -> list[tuple[int, int, int]]:
+        """First row, number of groups, and rows of each: of the larger groups, then of the smaller ones."""
+        smaller = (self.full * self.rows, self.groups - self.full, self.rows - 1)
+        return [run for run in ((0, self.full, self.rows), smaller) if run[1]]
+
     def start(self, e: Emitter, group: Value) -> Value:
         """First row of a group."""
         uneven = e.b.sub(group, e.minimum_integer(group, i64(self.full)))
