@@ -94,7 +94,7 @@ def _run(path: str, options: "GenerateOptions", files: list[Path], threads: int 
         save_png(image, file, parameters)
     for warning in generated.warnings:
         warn(warning)
-    tracing.report()
+    tracing.report(model.library.threads)
     typer.echo(_stages({"open": opened, **generated.stages}, options.steps))
     typer.echo(", ".join(map(str, files)))
 
@@ -102,7 +102,7 @@ def _run(path: str, options: "GenerateOptions", files: list[Path], threads: int 
 def _generate(
     model: "Pipeline", options: "GenerateOptions", stages: "Stages", tracing: "Tracing"
 ) -> "Generated":
-    model.trace = tracing.events
+    model.trace = tracing.runs
     return model.generate(options, stages.report)
 
 

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import byref, c_uint64, c_void_p, sizeof
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -26,6 +27,14 @@ Observe: TypeAlias = Callable[[int, Sequence[int]], None]
 
 #: Name of the kernel, worker, begin and end in nanoseconds of `time.monotonic_ns`.
 TraceEvent: TypeAlias = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True)
+class TracedRun:
+    """One run of a program: an event for every range of work, in no particular order."""
+
+    program: str
+    events: tuple[TraceEvent, ...]
 
 
 def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
@@ -88,14 +97,14 @@ class Context:
         program: str,
         inputs: Mapping[str, Array],
         progress: Progress | None = None,
-        trace: list[TraceEvent] | None = None,
+        trace: list[TracedRun] | None = None,
         observe: Observe | None = None,
     ) -> dict[str, Array]:
         """Runs a program with one array per input and returns one new array per output, by name.
 
         `progress(done, total)` counts kernels; it is called on the thread that computes, which is a helper
-        where the caller is the main thread, and an exception of it ends the run. `trace` receives an event
-        for every range of work. `observe(kernel, operands)` is called after each kernel, which then run one
+        where the caller is the main thread, and an exception of it ends the run. `trace` receives one entry
+        if the run succeeds. `observe(kernel, operands)` is called after each kernel, which then run one
         after the other, and may read and write their memory; an exception of it ends the run too. It goes
         with neither of the others.
 
@@ -113,7 +122,7 @@ class Context:
         call = _Call(self._native, info, arrays, outputs, progress, observe, self.cancel, trace is not None)
         call.check(call_interruptibly(lambda: self._run(call), self.cancel), self._path)
         if trace is not None:
-            trace.extend(call.events())
+            trace.append(TracedRun(program, call.events()))
         return {tensor.name: output for tensor, output in zip(info.outputs, outputs, strict=True)}
 
     def cancel(self) -> None:
@@ -212,10 +221,10 @@ class _Call:
         if status != abi.STATUS_OK:
             raise ExecutionError(text)
 
-    def events(self) -> list[TraceEvent]:
+    def events(self) -> tuple[TraceEvent, ...]:
         names = self._info.kernels
         found = self._events[: self._event_count.value] if self._events is not None else []
-        return [(names[event.kernel], event.worker, event.begin_ns, event.end_ns) for event in found]
+        return tuple((names[event.kernel], event.worker, event.begin_ns, event.end_ns) for event in found)
 
     def _report(self, user: int | None, done: int, total: int) -> None:
         if self._progress is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sdcomp.errors import ArtifactError, ExecutionError, UsageError
 from sdcomp.frontend.tokenizer import Tokenizer, Tokens
-from sdcomp.runtime.context import Context, TraceEvent
+from sdcomp.runtime.context import Context, TracedRun
 from sdcomp.runtime.library import Library
 from sdcomp.runtime.strengths import STRENGTHS, Strengths, strength_pairs, strength_vector
 
@@ -39,8 +39,8 @@ class Model:
         self._tokenizer = Tokenizer.from_bytes(library.asset(asset["offset"], asset["bytes"]))
         self._lock = threading.Lock()
         self._idle: list[Context] = []
-        self.trace: list[TraceEvent] | None = None
-        """Set to a list to receive an event for every range of work, of all programs."""
+        self.trace: list[TracedRun] | None = None
+        """Set to a list to receive what each run of a program did."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True) -> "Self":

@@ -75,6 +75,10 @@ def test_kernel_times_and_trace(
     assert "busy time by kind of kernel" in result.err
     assert "contraction " in result.err
     assert "host " in result.err
+    rows = [line.split() for line in result.err.partition("idle time of the workers")[2].splitlines()]
+    (worker,) = [row for row in rows if row and row[0] == "0"]
+    assert float(worker[1]) > 0
+    assert 0 <= float(worker[3]) < 100
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {"text_model" in event["name"] for event in events} == {True, False}
     assert all(event["ph"] == "X" and event["dur"] >= 0 and event["tid"] == 0 for event in events)

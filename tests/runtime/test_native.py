@@ -14,7 +14,7 @@ import pytest
 
 from sdcomp.errors import ArtifactError, Cancelled, ExecutionError, UsageError
 from sdcomp.runtime import abi
-from sdcomp.runtime.context import Array, Context, TraceEvent, aligned_empty
+from sdcomp.runtime.context import Array, Context, TracedRun, aligned_empty
 from sdcomp.runtime.library import Library
 from sdcomp.runtime.payload import TRAILER, read_trailer
 from sdcomp.runtime.sources import HEADER_DIRECTORY
@@ -389,13 +389,16 @@ def test_exception_of_progress_ends_the_run(context: Context) -> None:
     prepare(context, 1.0)
 
 
-def test_trace_names_kernels_and_workers(context: Context) -> None:
-    prepare(context, 1.0)
-    trace: list[TraceEvent] = []
+def test_trace_names_programs_kernels_and_workers(context: Context) -> None:
+    trace: list[TracedRun] = []
+    context.run("prepare", {"scale": np.ones(1, np.float32)}, trace=trace)
     begin = time.monotonic_ns()
     context.run("apply", apply_inputs(), trace=trace)
     end = time.monotonic_ns()
-    assert {name for name, _, _, _ in trace} == {"square", "combine"}
-    assert all(worker in (0, 1) and begin <= start <= stop <= end for _, worker, start, stop in trace)
-    last_square = max(stop for name, _, _, stop in trace if name == "square")
-    assert all(start >= last_square for name, _, start, _ in trace if name == "combine")
+    assert [run.program for run in trace] == ["prepare", "apply"]
+    events = trace[1].events
+    assert {name for name, _, _, _ in events} == {"square", "combine"}
+    assert all(worker in (0, 1) and begin <= start <= stop <= end for _, worker, start, stop in events)
+    assert all(stop <= begin for _, _, _, stop in trace[0].events)
+    last_square = max(stop for name, _, _, stop in events if name == "square")
+    assert all(start >= last_square for name, _, start, _ in events if name == "combine")
