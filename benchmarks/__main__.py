@@ -73,7 +73,10 @@ def _network(parser: argparse.ArgumentParser, subject: str) -> None:
 def _image(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     parser.add_argument(
-        "--peers", default="openvino", metavar="LIST", help="openvino,onnxruntime,torch, or none: ''"
+        "--peers",
+        default="openvino",
+        metavar="LIST",
+        help="openvino,onnxruntime,torch,stable-diffusion-cpp, or none: ''",
     )
     parser.add_argument("--runs", type=_positive, default=1, metavar="N", help="turns per program")
     parser.add_argument("--steps", type=_positive, default=20, metavar="N")

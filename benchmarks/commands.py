@@ -76,16 +76,17 @@ def measure_memory(options: argparse.Namespace) -> int:
 
 def measure_image(options: argparse.Namespace) -> int:
     """Makes a whole picture with `sdcomp run` and with the chosen peers."""
-    from benchmarks.peers.registry import chosen_peers
+    from benchmarks.peers.registry import chosen_picture_peers
     from benchmarks.subjects.image import Picture, measure_image
 
-    peers = chosen_peers(options.peers)
+    peers = chosen_picture_peers(options.peers)
     with _scratch_folder() as name:
         artifact = options.artifact or Path(name) / "model.so"
         if options.artifact is None:
             build_artifact(options.model, artifact, options.size, options.threads)
         picture = Picture(options.model, artifact, options.size, options.steps, options.threads)
-        records = list(measure_image(picture, peers, options.runs, Path(name)))
+        report = partial(print, flush=True)
+        records = list(measure_image(picture, peers, options.runs, Path(name), report))
     return _report(records, options)
 
 

@@ -1,7 +1,7 @@
 """Measures a case: ours and a peer in turns, so that what slows the machine slows both."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.cases import Array, Case
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import Peer, Report
 from benchmarks.records import Record
 from benchmarks.workers import Worker, call_in_child
 from sdcomp.errors import ExecutionError
@@ -24,8 +24,6 @@ _TURN_SECONDS = 0.1
 
 _SETTLE_SECONDS = 0.05
 """Between turns: the threads of the program that was just measured stop spinning."""
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,10 @@ def measure(case: Case, peers: Sequence[Peer], settings: Settings, folder: Path)
 def _against(
     case: Case, ours: Worker, outputs: list[Array], peer: Peer, settings: Settings, folder: Path
 ) -> Iterator[Record]:
-    missing = peer.missing()
-    if missing:
-        settings.report(f"{peer.name}: left out: pip install {' '.join(missing)}")
+    if not peer.is_installed(settings.report):
         return
     for label, form in case.forms(peer.name):
-        name = f"{peer.name} ({label})" if label else peer.name
+        name = peer.form_name(label)
         with TemporaryDirectory(dir=folder) as peer_folder:
             try:
                 worker = _start(name, peer, form, Path(peer_folder), settings.threads)

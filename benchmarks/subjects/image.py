@@ -1,6 +1,7 @@
 """A whole picture: the time from the start of a process to its end, and its peak resident memory.
 
-Ours is `sdcomp run`. Networks of a peer are converted beforehand; `benchmarks/picture.py` drives them.
+Ours is `sdcomp run`. Networks of a peer are converted beforehand; `benchmarks/picture.py` drives them. A peer
+that makes whole pictures is a command too.
 """
 
 import json
@@ -17,7 +18,7 @@ from PIL import Image
 
 from benchmarks.cases import Array
 from benchmarks.memory_usage import SDCOMP, timed
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import Peer, PicturePeer, Report
 from benchmarks.records import Record
 from benchmarks.subjects.network import NetworkCase
 from benchmarks.subjects.text import TextCase
@@ -70,7 +71,7 @@ class _Maker:
     """A command that makes the picture, without the name of the file at its end."""
 
     name: str
-    command: tuple[str, ...]
+    command: Sequence[str]
     output: Path
     seconds: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
@@ -96,10 +97,13 @@ def network_cases(picture: Picture) -> dict[str, NetworkCase]:
     }
 
 
-def measure_image(picture: Picture, peers: Sequence[Peer], runs: int, folder: Path) -> Iterator[Record]:
-    """One record per peer, or one of ours alone; programs take turns, `runs` each.
+def measure_image(
+    picture: Picture, peers: Sequence[Peer | PicturePeer], runs: int, folder: Path, report: Report
+) -> Iterator[Record]:
+    """One record per form of each peer, or one of ours alone; programs take turns, `runs` each.
 
-    Raises ExecutionError if one fails, or if a peer makes another picture.
+    A peer that is not installed is reported and left out. Raises ExecutionError if one fails, or if a peer
+    makes another picture.
     """
     if not peers:
         ours = _ours(picture, folder)
@@ -107,23 +111,42 @@ def measure_image(picture: Picture, peers: Sequence[Peer], runs: int, folder: Pa
             ours.run()
         yield _record(picture, ours, None)
     for peer in peers:
+        if not peer.is_installed(report):
+            continue
         with TemporaryDirectory(dir=folder) as name:
-            yield _against(picture, peer, runs, Path(name))
+            for theirs in _makers(picture, peer, Path(name)):
+                yield _against(picture, theirs, runs, Path(name), report)
 
 
-def _against(picture: Picture, peer: Peer, runs: int, folder: Path) -> Record:
+def _makers(picture: Picture, peer: Peer | PicturePeer, folder: Path) -> list[_Maker]:
+    output = folder / "peer.png"
+    if isinstance(peer, PicturePeer):
+        forms = peer.commands(picture).items()
+        return [_Maker(peer.form_name(label), command, output) for label, command in forms]
     for network, case in network_cases(picture).items():
         (folder / network).mkdir()
         call_in_child(peer.name, picture.threads, partial(peer.prepare, case, folder / network))
-    command = (*_PEER, peer.name, str(folder), picture.text())
-    ours, theirs = _ours(picture, folder), _Maker(peer.name, command, folder / "peer.png")
+    return [_Maker(peer.name, (*_PEER, peer.name, str(folder), picture.text()), output)]
+
+
+def _against(picture: Picture, theirs: _Maker, runs: int, folder: Path, report: Report) -> Record:
+    ours = _ours(picture, folder)
     for _ in range(runs):
         ours.run()
         theirs.run()
-    found = psnr(ours.pixels(), theirs.pixels())
-    if found < LEAST_PSNR:
-        raise ExecutionError(f"{peer.name}: makes another picture, {found:.1f} dB from ours")
+    _check_same(ours, theirs, report)
     return _record(picture, ours, theirs)
+
+
+def _check_same(ours: _Maker, theirs: _Maker, report: Report) -> None:
+    expected, found = ours.pixels(), theirs.pixels()
+    if found.shape != expected.shape:
+        shapes = f"expected pixels of shape {list(expected.shape)}, found {list(found.shape)}"
+        raise ExecutionError(f"{theirs.name}: {shapes}")
+    decibels = psnr(expected, found)
+    report(f"{theirs.name}: its picture is {decibels:.1f} dB from ours")
+    if decibels < LEAST_PSNR:
+        raise ExecutionError(f"{theirs.name}: makes another picture, {decibels:.1f} dB from ours")
 
 
 def _ours(picture: Picture, folder: Path) -> _Maker:
