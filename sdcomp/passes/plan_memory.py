@@ -3,7 +3,7 @@
 Two buffers may overlap only if the schedule orders every kernel that touches one before every kernel that
 touches the other: kernels that may run at the same time never share memory. Greedy by size (Pisarchyk and
 Lee 2020): the largest buffer first, each at the lowest offset that is free among the buffers it conflicts
-with.
+with; among equals the earliest first, or the latest, whichever leaves fewer gaps.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,16 @@ def plan_memory(schedule: Schedule) -> MemoryPlan:
     """Places the arena buffers of one program."""
     touched = _touched(schedule)
     before = _ancestors(schedule)
+    orders = (
+        sorted(touched, key=lambda b: (-b.bytes, touched[b][0])),
+        sorted(touched, key=lambda b: (-b.bytes, -touched[b][-1])),
+    )
+    return min((_place(order, touched, before) for order in orders), key=lambda plan: plan.bytes)
+
+
+def _place(order: list[Buffer], touched: dict[Buffer, list[int]], before: list[int]) -> MemoryPlan:
     offsets: dict[Buffer, int] = {}
-    for buffer in sorted(touched, key=lambda b: (-b.bytes, touched[b][0])):
+    for buffer in order:
         taken = sorted(
             (offsets[other], offsets[other] + aligned(other.bytes))
             for other in offsets
