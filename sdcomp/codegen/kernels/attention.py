@@ -25,7 +25,7 @@ from sdcomp.codegen.kernels.attention_tile import AttentionTile
 from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.targets import Target
 
-_MOST_PANELS = 8
+_MOST_PANELS = 16
 _ENOUGH_TILES = 24
 _FEWEST_KEYS = 32
 """Below, loading and storing the sums of a block would show."""
