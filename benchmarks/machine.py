@@ -8,6 +8,7 @@ import numpy as np
 
 from sdcomp.codegen.builder import I64, POINTER, new_function
 from sdcomp.codegen.compile import emit_object, machine, new_module
+from sdcomp.codegen.jit import aligned_bytes
 from sdcomp.codegen.kernels.microkernel import MicroKernel
 from sdcomp.codegen.targets import Target, resolve
 
@@ -30,7 +31,9 @@ def peak_rate() -> float:
     depth = target.l1_bytes // (8 * width)
     kernel = MicroKernel(target.tile_rows(target.panel_vectors), target.panel_vectors, depth, 1)
     sizes = (kernel.rows * depth, depth * width, kernel.rows * width)
-    arrays = [np.ones(size, np.float32) for size in sizes]
+    arrays = [aligned_bytes(4 * size) for size in sizes]
+    for array in arrays:
+        array.view(np.float32).fill(1)
     pointers = [array.ctypes.data for array in arrays]
     engine = llvm.create_lljit_compiler(machine(target))
     code = llvm.JITLibraryBuilder().add_object_img(_repeated(kernel, depth, target)).export_symbol(_SYMBOL)
