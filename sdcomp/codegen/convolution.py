@@ -6,6 +6,7 @@ from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vectors
 from sdcomp.codegen.kernels.movement import Resample
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
+from sdcomp.codegen.kernels.winograd_tiles import TileGrid
 from sdcomp.codegen.targets import Target
 from sdcomp.winograd.matrices import POINTS, TAPS
 
@@ -44,13 +45,13 @@ def forms(scale: int) -> list[Form | None]:
     return [None, *(form for form in POINTS if form[1] in (1, scale))]
 
 
-def kernels(shape: Convolution, form: Form | None, target: Target) -> dict[str, Kernel]:
+def kernels(shape: Convolution, form: Form | None, target: Target) -> dict[str, tuple[Kernel, ...]]:
     """What runs, by the name under which `Costs` has its times; weights are f16."""
     folded = 1 if form is None else form[1]
-    needed: dict[str, Kernel] = {}
+    needed: dict[str, tuple[Kernel, ...]] = {}
     if shape.scale > folded:
-        needed[UPSAMPLING] = _upsampling(shape)
-    needed[name(form)] = _direct(shape, target) if form is None else _winograd(shape, form, target)
+        needed[UPSAMPLING] = (_upsampling(shape),)
+    needed[name(form)] = (_direct(shape, target),) if form is None else winograd(shape, form, target).stages
     return needed
 
 
@@ -86,10 +87,11 @@ def _direct(shape: Convolution, target: Target) -> Contraction:
     return kernel.tiled(target)
 
 
-def _winograd(shape: Convolution, form: Form, target: Target) -> WinogradConvolution:
+def winograd(shape: Convolution, form: Form, target: Target) -> WinogradConvolution:
+    """The kernel of a map without its border, and of f16 weights."""
     m, scale = form
     vectors = panel_vectors(target, shape.columns, False)
-    kernel = WinogradConvolution(
+    grid = TileGrid(
         m=m,
         scale=scale,
         batches=shape.batches,
@@ -100,12 +102,9 @@ def _winograd(shape: Convolution, form: Form, target: Target) -> WinogradConvolu
         border=(1, 1),
         stride=shape.depth,
         depth=shape.depth,
-        columns=shape.columns,
-        out_stride=shape.columns,
-        weight_dtype="f16",
-        steps=(),
-        vectors=vectors,
-        tile_rows=target.tile_rows(vectors),
         lanes=target.lanes,
+    )
+    kernel = WinogradConvolution(
+        grid, shape.columns, shape.columns, "f16", (), vectors, target.tile_rows(vectors)
     )
     return kernel.tiled(target)

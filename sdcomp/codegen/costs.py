@@ -8,7 +8,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.targets import Target, host_name, resolve
 from sdcomp.errors import LoadError
 
-VERSION = 1
+VERSION = 2
 """Of the file and of what the times are of: raised when kernels change so much that old times mislead."""
 
 SHIPPED, MEASURED = "shipped", "measured"
@@ -57,17 +58,22 @@ class Costs:
         """The shipped costs of the target called `text`. Raises UsageError."""
         return shipped_costs(resolve(text))
 
-    def milliseconds(self, kernels: Mapping[str, Kernel]) -> float:
+    def milliseconds(self, kernels: Mapping[str, Sequence[Kernel]]) -> float:
         """Estimated time of kernels, by the names of their algorithms, one after the other on one thread."""
         return 1e-6 * sum(
             self.nanoseconds[algorithm][part] * elements
-            for algorithm, kernel in kernels.items()
-            for part, elements in kernel.work.items()
+            for algorithm, stages in kernels.items()
+            for part, elements in total_work(stages).items()
         )
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready: what an artifact says of the costs behind its choices."""
         return {"source": self.source, "cpu": self.cpu, "nanoseconds": self.nanoseconds}
+
+
+def total_work(kernels: Sequence[Kernel]) -> Counter[str]:
+    """Elements by part, of kernels that make one convolution."""
+    return sum((Counter(kernel.work) for kernel in kernels), Counter())
 
 
 def load_costs(target: Target) -> Costs:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from sdcomp.codegen.convolution import UPSAMPLING, Convolution, forms, kernels, name
-from sdcomp.codegen.costs import MEASURED, PARTS, PRODUCT, Costs
+from sdcomp.codegen.costs import MEASURED, PARTS, PRODUCT, Costs, total_work
 from sdcomp.codegen.jit import Jit, aligned_bytes
 from sdcomp.codegen.kernels.base import Kernel
+from sdcomp.codegen.kernels.movement import Resample
+from sdcomp.codegen.kernels.winograd_input import WinogradInput
 from sdcomp.codegen.targets import Target, host_name
 from sdcomp.ir.types import Array
 
@@ -37,6 +39,8 @@ _ROUNDS = 7
 _TOLERANCE = 1e-10
 
 Progress = Callable[[int, int], None]
+Stages = tuple[Kernel, ...]
+"""The kernels of one convolution, in their order."""
 
 
 def measure_costs(target: Target, progress: Progress) -> Costs:
@@ -45,26 +49,26 @@ def measure_costs(target: Target, progress: Progress) -> Costs:
     `progress(done, total)` is called as work goes on. Takes half a minute, most of it LLVM's.
     """
     runs = _runs(target)
-    compiled = Jit.of((kernel for found in runs.values() for kernel in found), target)
+    compiled = Jit.of((kernel for found in runs.values() for stages in found for kernel in stages), target)
     memory = _Memory(runs, target)
-    samples: dict[Kernel, list[float]] = {kernel: [] for found in runs.values() for kernel in found}
+    samples: dict[Stages, list[float]] = {stages: [] for found in runs.values() for stages in found}
     for turn in range(_ROUNDS + 1):
-        for kernel, times in samples.items():
-            times.append(memory.time(kernel, compiled.functions[kernel]))
+        for stages, times in samples.items():
+            times.append(memory.time(stages, compiled.functions))
         progress(turn + 1, _ROUNDS + 1)
     measured = {
-        algorithm: {kernel: min(samples[kernel][1:]) for kernel in found} for algorithm, found in runs.items()
+        algorithm: {stages: min(samples[stages][1:]) for stages in found} for algorithm, found in runs.items()
     }
     return Costs(target, host_name(), MEASURED, fit(measured))
 
 
-def fit(measured: Mapping[str, Mapping[Kernel, float]]) -> dict[str, dict[str, float]]:
+def fit(measured: Mapping[str, Mapping[Stages, float]]) -> dict[str, dict[str, float]]:
     """Nanoseconds per element of each part of each algorithm, from the nanoseconds of whole kernels."""
     unknowns = [(PRODUCT, ""), *((part, algorithm) for algorithm in measured for part in PARTS[1:])]
     rows = [
-        [kernel.work.get(part, 0) / taken if owner in ("", algorithm) else 0.0 for part, owner in unknowns]
-        for algorithm, kernels in measured.items()
-        for kernel, taken in kernels.items()
+        [total_work(stages)[part] / taken if owner in ("", algorithm) else 0.0 for part, owner in unknowns]
+        for algorithm, times in measured.items()
+        for stages, taken in times.items()
     ]
     found = dict(zip(unknowns, solve_non_negative(np.array(rows), np.ones(len(rows))), strict=True))
     return {
@@ -99,9 +103,12 @@ def _descend(a: Array, b: Array, x: Array, free: Array) -> Array:
         free &= x > _TOLERANCE
 
 
-def _runs(target: Target) -> dict[str, list[Kernel]]:
-    """The kernels of every algorithm; the upsampled map of a folded one is as large as the others' map."""
-    runs: dict[str, list[Kernel]] = {}
+def _runs(target: Target) -> dict[str, list[Stages]]:
+    """The kernels of every algorithm, shape by shape.
+
+    The upsampled map of a folded one is as large as the others' map.
+    """
+    runs: dict[str, list[Stages]] = {}
     for form in forms(2):
         scale = 1 if form is None else form[1]
         for shape in SHAPES:
@@ -115,23 +122,30 @@ def _runs(target: Target) -> dict[str, list[Kernel]]:
 class _Memory:
     """Operands that serve every kernel: maps, weights and outputs as large as the largest."""
 
-    def __init__(self, runs: Mapping[str, list[Kernel]], target: Target) -> None:
+    def __init__(self, runs: Mapping[str, list[Stages]], target: Target) -> None:
+        kernels = [kernel for found in runs.values() for stages in found for kernel in stages]
         border = max(s.batches * (s.height + 2) * (s.width + 2) * max(s.depth, s.columns) for s in SHAPES)
         weights = max(9 * s.depth * (s.columns + 64) for s in SHAPES)
         rng = np.random.default_rng(0)
         self._x = _copied(rng.standard_normal(border, np.float32))
         self._weights = _copied((rng.standard_normal(weights, np.float32) / 64).astype(np.float16))
         self._out = aligned_bytes(4 * border)
-        self._scratch = aligned_bytes(max(k.scratch_bytes(target) for found in runs.values() for k in found))
-        self._copies = frozenset(runs[UPSAMPLING])
+        prepared = (kernel.bytes for kernel in kernels if isinstance(kernel, WinogradInput))
+        self._between = aligned_bytes(max(4 * border, *prepared))
+        self._scratch = aligned_bytes(max(kernel.scratch_bytes(target) for kernel in kernels))
 
-    def time(self, kernel: Kernel, function: Any) -> float:
+    def time(self, stages: Stages, functions: Mapping[Kernel, Any]) -> float:
         """Nanoseconds of processor time of one run: what other programs take does not count."""
-        operands = [self._x, self._out] if kernel in self._copies else [self._x, self._weights, self._out]
-        table = (ctypes.c_void_p * len(operands))(*(int(o.ctypes.data) for o in operands))
-        begin = time.thread_time_ns()
-        function(ctypes.addressof(table), self._scratch.ctypes.data, 0, kernel.tiles)
-        return float(time.thread_time_ns() - begin)
+        source, taken = self._x, 0
+        for kernel in stages:
+            prepares = isinstance(kernel, Resample | WinogradInput)
+            operands = [source, self._between] if prepares else [source, self._weights, self._out]
+            table = (ctypes.c_void_p * len(operands))(*(int(o.ctypes.data) for o in operands))
+            begin = time.thread_time_ns()
+            functions[kernel](ctypes.addressof(table), self._scratch.ctypes.data, 0, kernel.tiles)
+            taken += time.thread_time_ns() - begin
+            source = self._between
+        return float(taken)
 
 
 def _copied(values: Array) -> Array:

@@ -68,9 +68,10 @@ def shape(call: Call) -> str:
         rows = where.batches * where.outer * where.inner
         return f"{rows}x{kernel.columns}x{where.depth}{taps} {epilogue(kernel)}" + " +geglu" * kernel.gated
     if isinstance(kernel, WinogradConvolution):
-        rows = kernel.batches * kernel.height * kernel.width
-        upsampled = f" of {kernel.scale}x" * (kernel.scale > 1)
-        return f"{rows}x{kernel.columns}x{kernel.depth} F({kernel.m},3){upsampled} {epilogue(kernel)}"
+        grid = kernel.grid
+        rows = grid.batches * grid.height * grid.width
+        upsampled = f" of {grid.scale}x" * (grid.scale > 1)
+        return f"{rows}x{kernel.columns}x{grid.depth} F({grid.m},3){upsampled} {epilogue(kernel)}"
     if isinstance(kernel, Attention):
         heads = f"{kernel.batches}x{kernel.heads} heads of {kernel.channels}"
         return f"{heads}, {kernel.queries} queries, {kernel.keys} keys"

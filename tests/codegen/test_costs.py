@@ -10,6 +10,7 @@ from sdcomp.codegen.costs import (
     MEASURED,
     PARTS,
     SHIPPED,
+    VERSION,
     Costs,
     cache_path,
     load_costs,
@@ -58,7 +59,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp
 
 def _content(**changes: object) -> str:
     times = {name: dict.fromkeys(PARTS, 0.5) for name in ALGORITHMS}
-    return json.dumps({"version": 1, "target": TARGET.name, "cpu": "c", "nanoseconds": times} | changes)
+    return json.dumps({"version": VERSION, "target": TARGET.name, "cpu": "c", "nanoseconds": times} | changes)
 
 
 def _times(value: object) -> str:
@@ -69,7 +70,7 @@ def _times(value: object) -> str:
     "content",
     [
         b"", b"\xff\x00", b"[" * 60000, b"{}", b"[]", b" " * (1 << 17) + _content().encode(),
-        _content(version=2).encode(), _content(target="aarch64").encode(), _content(cpu=3).encode(),
+        _content(version=VERSION + 1).encode(), _content(target="aarch64").encode(), _content(cpu=3).encode(),
         _content(nanoseconds=[]).encode(), _content(nanoseconds={"direct": {}}).encode(),
         _times("1").encode(), _times(True).encode(), _times(-1e-9).encode(), _times(1e300).encode(),
         _times(10**400).encode(), _times(float("nan")).encode(), _times(float("inf")).encode(),

@@ -5,7 +5,7 @@ import pytest
 
 from sdcomp.codegen import tune
 from sdcomp.codegen.convolution import Convolution
-from sdcomp.codegen.costs import ALGORITHMS, PARTS
+from sdcomp.codegen.costs import ALGORITHMS, PARTS, total_work
 from sdcomp.codegen.targets import TARGETS, resolve
 from sdcomp.codegen.tune import fit, measure_costs, solve_non_negative
 
@@ -16,11 +16,13 @@ def test_fit_finds_the_times_that_made_the_measurements() -> None:
     rng = np.random.default_rng(0)
     times = {name: {"multiply": 0.02, **{part: rng.uniform(0.1, 0.9) for part in PARTS[1:]}} for name in runs}
     measured = {
-        name: {kernel: sum(times[name][part] * n for part, n in kernel.work.items()) for kernel in found}
+        name: {
+            stages: sum(times[name][part] * n for part, n in total_work(stages).items()) for stages in found
+        }
         for name, found in runs.items()
     }
     for name, found in fit(measured).items():
-        present = {part for kernel in runs[name] for part, n in kernel.work.items() if n}
+        present = {part for stages in runs[name] for part, n in total_work(stages).items() if n}
         for part in PARTS:
             if part == "multiply" or part in present:
                 assert found[part] == pytest.approx(times[name][part], rel=1e-6)

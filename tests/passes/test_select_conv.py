@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sdcomp.codegen.convolution import Convolution, forms, kernels, name
-from sdcomp.codegen.costs import ALGORITHMS, PARTS, SHIPPED, Costs, shipped_costs
+from sdcomp.codegen.costs import ALGORITHMS, PARTS, SHIPPED, Costs, shipped_costs, total_work
 from sdcomp.codegen.targets import TARGETS, Target
 from sdcomp.ir.graph import Node
 from sdcomp.ir.ops import build
@@ -71,7 +71,7 @@ def test_shipped_costs_prefer_winograd_on_the_layers_of_a_unet() -> None:
 @pytest.mark.parametrize("form", forms(2))
 def test_work_counts_what_the_kernel_does_with_its_tile_sizes(form: tuple[int, int] | None) -> None:
     shape = Convolution(1, 64, 64, 96, 256, scale=2)
-    work = kernels(shape, form, TARGET)[name(form)].work
+    work = total_work(kernels(shape, form, TARGET)[name(form)])
     products = {
         None: 9 * 64 * 64,
         (2, 1): 16 * 32**2,
@@ -83,7 +83,7 @@ def test_work_counts_what_the_kernel_does_with_its_tile_sizes(form: tuple[int, i
     if form == (4, 2):
         assert work["output"] == 25 * 16**2 * 256
         assert work["filter"] == 25 * 96 * 256 * 4  # 256 tiles in blocks of 64
-        assert work["input"] == 25 * 16**2 * 96 * 4  # 4 panels, each its own block so that workers have work
+        assert work["input"] == 25 * 16**2 * 96  # once for all panels
 
 
 def test_decisions_name_every_convolution_and_its_candidates() -> None:

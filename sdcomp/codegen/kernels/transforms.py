@@ -2,23 +2,35 @@
 done once.
 """
 
+from collections.abc import Sequence
+
 from sdcomp.codegen.builder import Emitter, Value
 
 Floats = list[list[float]]
 
 
-def apply(e: Emitter, matrix: Floats, values: list[Value]) -> list[Value]:
-    """matrix @ values, values being vectors."""
+def apply(e: Emitter, matrix: Floats, values: list[Value], rows: Sequence[int] | None = None) -> list[Value]:
+    """matrix @ values, values being vectors; or some rows of it, with the very same operations."""
+    wanted = range(len(matrix)) if rows is None else rows
     column_pairs = _pairs([list(column) for column in zip(*matrix, strict=True)])
     if column_pairs:
-        return _apply_columns(e, matrix, values, column_pairs)
-    return _apply_rows(e, matrix, values, _pairs(matrix))
+        return _apply_columns(e, [matrix[row] for row in wanted], values, column_pairs)
+    return _apply_rows(e, matrix, values, wanted)
 
 
-def apply_2d(e: Emitter, matrix: Floats, tile: list[list[Value]]) -> list[list[Value]]:
-    """matrix @ tile @ matrix^T"""
-    columns = [apply(e, matrix, list(column)) for column in zip(*tile, strict=True)]
+def apply_2d(
+    e: Emitter, matrix: Floats, tile: list[list[Value]], rows: Sequence[int] | None = None
+) -> list[list[Value]]:
+    """matrix @ tile @ matrix^T, or some rows of it."""
+    columns = [apply(e, matrix, list(column), rows) for column in zip(*tile, strict=True)]
     return [apply(e, matrix, list(row)) for row in zip(*columns, strict=True)]
+
+
+def row_pairs(matrix: Floats) -> tuple[tuple[int, ...], ...]:
+    """The rows of a matrix in twos, such that rows that share work stay together."""
+    pairs = _pairs(matrix)
+    rest = [row for row in range(len(matrix)) if not any(row in pair for pair in pairs)]
+    return (*(tuple(rest[at : at + 2]) for at in range(0, len(rest), 2)), *pairs)
 
 
 def _pairs(rows: Floats) -> list[tuple[int, int]]:
@@ -32,15 +44,17 @@ def _pairs(rows: Floats) -> list[tuple[int, int]]:
     return pairs
 
 
-def _apply_rows(e: Emitter, matrix: Floats, values: list[Value], pairs: list[tuple[int, int]]) -> list[Value]:
+def _apply_rows(e: Emitter, matrix: Floats, values: list[Value], wanted: Sequence[int]) -> list[Value]:
     """Rows of a pair are s + d and s - d: s from the places where they agree, d from the others."""
     result: dict[int, Value] = {}
-    for i, j in pairs:
+    for i, j in _pairs(matrix):
+        if i not in wanted and j not in wanted:
+            continue
         agree = [a if a == b else 0.0 for a, b in zip(matrix[i], matrix[j], strict=True)]
         differ = [a if a != b else 0.0 for a, b in zip(matrix[i], matrix[j], strict=True)]
         s, d = _combine(e, agree, values), _combine(e, differ, values)
         result[i], result[j] = e.b.fadd(s, d), e.b.fsub(s, d)
-    return [result.get(i) or _combine(e, row, values) for i, row in enumerate(matrix)]
+    return [result.get(row) or _combine(e, matrix[row], values) for row in wanted]
 
 
 def _apply_columns(

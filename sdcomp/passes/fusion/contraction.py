@@ -5,18 +5,19 @@ GEGLU; and with what live adapters add to their weights.
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vectors
 from sdcomp.codegen.kernels.epilogue import Step
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
+from sdcomp.codegen.kernels.winograd_input import WinogradInput
+from sdcomp.codegen.kernels.winograd_tiles import Normalisation, TileGrid
 from sdcomp.codegen.plan import Buffer, View
-from sdcomp.codegen.targets import Target
 from sdcomp.codegen.weights import Panels, Vector, matrix_dtype
 from sdcomp.errors import PassError
 from sdcomp.ir.graph import Node
 from sdcomp.passes.fusion import normalisation
 from sdcomp.passes.fusion.live import lower_terms
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
+from sdcomp.passes.fusion.normalisation import GroupNormChain
 from sdcomp.passes.live import is_strength, split_live
 
 _ACTIVATIONS = ("silu", "gelu", "quick_gelu", "sigmoid", "tanh")
@@ -50,12 +51,22 @@ def match(root: Node, context: Context) -> Group | None:
 def _source(anchor: Node, context: Context) -> Node:
     """The map or matrix that the contraction reads.
 
-    The input transform of Winograd stages reads zeros around a map where its producer cannot write them.
+    The input transform of Winograd stages normalises a map as it reads it, and finds zeros around it.
     """
     if anchor.op != "winograd_output":
         return anchor.operands[0]
-    x = _stages(anchor)[0]
+    x, chain = _stages(anchor)[0], _normalised(anchor, context)
+    if chain is not None:
+        return chain.norm.operands[0]
     return x.operands[0] if x.op == "pad" and normalisation.match(x, context) is None else x
+
+
+def _normalised(anchor: Node, context: Context) -> GroupNormChain | None:
+    """The group norm in front of Winograd stages, if nothing else reads its result."""
+    if anchor.op != "winograd_output":
+        return None
+    x = _stages(anchor)[0]
+    return normalisation.group_norm_chain(x, context) if context.is_private(x) else None
 
 
 def _weight(anchor: Node) -> Node:
@@ -161,7 +172,6 @@ def _same_samples(node: Node, other: Node, anchor: Node) -> bool:
 
 def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     anchor = chain.anchor
-    is_winograd = anchor.op == "winograd_output"
     x = lowering.view(_source(anchor, lowering.context))
     weight, terms = split_live(_weight(anchor))
     columns = anchor.shape[-1]
@@ -173,33 +183,47 @@ def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     out = lowering.result(root)
     if not _rows_match(root, anchor):
         raise PassError(f"{label(anchor)}: the fused output {root.type} has other rows than {anchor.type}")
-    kernel: Kernel
-    if is_winograd:
-        winograd = _winograd(anchor, x, out, dtype.value, steps, vectors, lowering.target)
-        kernel = replace(winograd, live=live).tiled(lowering.target)
-    else:
-        kernel = Contraction(
-            _geometry(anchor, x),
-            columns,
-            out.stride,
-            dtype.value,
-            steps,
-            chain.gated,
-            vectors,
-            tile_rows=lowering.target.tile_rows(vectors),
-            lanes=lowering.target.lanes,
-            live=live,
-        ).tiled(lowering.target)
+    if anchor.op == "winograd_output":
+        winograd = _winograd(anchor, x, out, dtype.value, steps, vectors, lowering)
+        _call_winograd(replace(winograd, live=live), anchor, [*operands, out, *extra, *factors], lowering)
+        return
+    kernel = Contraction(
+        _geometry(anchor, x),
+        columns,
+        out.stride,
+        dtype.value,
+        steps,
+        chain.gated,
+        vectors,
+        tile_rows=lowering.target.tile_rows(vectors),
+        lanes=lowering.target.lanes,
+        live=live,
+    ).tiled(lowering.target)
     lowering.call(kernel, [*operands, out, *extra, *factors], 2, label(anchor))
 
 
+def _call_winograd(
+    kernel: WinogradConvolution, anchor: Node, operands: list[View | Buffer], lowering: Lowering
+) -> None:
+    """The kernel as the target's caches want it, and before it those that prepare what it reads."""
+    kernel = kernel.tiled(lowering.target)
+    normalised = _normalised(anchor, lowering.context)
+    norm = [normalisation.lower_factors(normalised.norm, lowering)] if normalised else []
+    if kernel.prepared:
+        stage = WinogradInput(kernel.grid)
+        tiles = lowering.temporary(stage.bytes)
+        lowering.call(stage, [operands[0], tiles, *norm], 1, label(anchor))
+        operands, norm = [tiles, *operands[1:]], []
+    lowering.call(kernel, [*operands, *norm], 2, label(anchor))
+
+
 def _winograd(
-    anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], vectors: int, target: Target
+    anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], vectors: int, lowering: Lowering
 ) -> WinogradConvolution:
     batches, height, width, columns = anchor.shape
-    padded = _stages(anchor)[0]
+    padded, normalised = _stages(anchor)[0], _normalised(anchor, lowering.context)
     top, left = padded.integers("padding")[:2] if padded.shape != x.shape else (0, 0)
-    return WinogradConvolution(
+    grid = TileGrid(
         m=anchor.integer("m"),
         scale=anchor.integer("scale"),
         batches=batches,
@@ -210,13 +234,11 @@ def _winograd(
         border=(top, left),
         stride=x.stride,
         depth=x.channels,
-        columns=columns,
-        out_stride=out.stride,
-        weight_dtype=dtype,
-        steps=steps,
-        vectors=vectors,
-        tile_rows=target.tile_rows(vectors),
-        lanes=target.lanes,
+        lanes=lowering.target.lanes,
+        normalisation=Normalisation(normalised.activation) if normalised else None,
+    )
+    return WinogradConvolution(
+        grid, columns, out.stride, dtype, steps, vectors, tile_rows=lowering.target.tile_rows(vectors)
     )
 
 

@@ -2,10 +2,12 @@
 alone.
 """
 
+from dataclasses import dataclass
 from math import prod
 
 from sdcomp.codegen.kernels.group_norm import GroupNormApply, GroupNormCombine, GroupNormStatistics
 from sdcomp.codegen.kernels.rows import LayerNorm, Softmax
+from sdcomp.codegen.plan import Buffer
 from sdcomp.codegen.weights import Rows
 from sdcomp.ir.graph import Node
 from sdcomp.ir.types import DType
@@ -14,10 +16,27 @@ from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
 _NO_PADDING = (0, 0, 0, 0)
 
 
+@dataclass(frozen=True)
+class GroupNormChain:
+    """A group norm, the activation behind it or None, and the border of zeros behind that."""
+
+    norm: Node
+    activation: str | None
+    padding: tuple[int, int, int, int]
+
+
 def match(root: Node, context: Context) -> Group | None:
     if root.op in ("layer_norm", "softmax") and context.constants.issuperset(root.operands[1:]):
         lower = _lower_layer_norm if root.op == "layer_norm" else _lower_softmax
         return Group(root, root.operands[:1], lambda lowering: lower(root, lowering))
+    chain = group_norm_chain(root, context)
+    if chain is None:
+        return None
+    return Group(root, chain.norm.operands[:1], lambda lowering: _lower_group_norm(root, chain, lowering))
+
+
+def group_norm_chain(root: Node, context: Context) -> GroupNormChain | None:
+    """The chain that ends in `root`, if one does; nothing else reads what is inside of it."""
     node, padding, activation = root, _NO_PADDING, None
     if node.op == "pad" and context.is_private(node.operands[0]):
         top, left, bottom, right = node.integers("padding")
@@ -26,29 +45,32 @@ def match(root: Node, context: Context) -> Group | None:
         node, activation = node.operands[0], node.op
     if node.op != "group_norm" or not context.constants.issuperset(node.operands[1:]):
         return None
-    norm = node
-    return Group(
-        root, norm.operands[:1], lambda lowering: _lower_group_norm(root, norm, padding, activation, lowering)
-    )
+    return GroupNormChain(node, activation, padding)
 
 
-def _lower_group_norm(
-    root: Node, norm: Node, padding: tuple[int, int, int, int], activation: str | None, lowering: Lowering
-) -> None:
+def lower_factors(norm: Node, lowering: Lowering) -> Buffer:
+    """Mean, factor and offset of every sample and channel, as `GroupNormCombine` leaves them."""
     x = lowering.view(norm.operands[0])
     gamma, beta = (lowering.weight(parameter, Rows(DType.F32)) for parameter in norm.operands[1:])
     batches, channels = x.shape[0], x.channels
-    height, width = x.shape[1:3] if len(x.shape) == 4 else (1, prod(x.shape[1:-1]))
-    statistics = GroupNormStatistics(batches, height * width, channels, x.stride)
+    statistics = GroupNormStatistics(batches, prod(x.shape[1:-1]), channels, x.stride)
     combine = GroupNormCombine(statistics, norm.integer("groups"), norm.number("eps"))
     partials = lowering.temporary(4 * statistics.partial_floats)
     factors = lowering.temporary(4 * 3 * batches * channels)
-    name = label(norm)
-    lowering.call(statistics, [x, partials], 1, name)
-    lowering.call(combine, [partials, gamma, beta, factors], 3, name)
-    out = lowering.result(root)
-    apply = GroupNormApply(batches, height, width, channels, x.stride, out.stride, padding, activation)
-    lowering.call(apply, [x, factors, out], 2, name)
+    lowering.call(statistics, [x, partials], 1, label(norm))
+    lowering.call(combine, [partials, gamma, beta, factors], 3, label(norm))
+    return factors
+
+
+def _lower_group_norm(root: Node, chain: GroupNormChain, lowering: Lowering) -> None:
+    x = lowering.view(chain.norm.operands[0])
+    batches, channels = x.shape[0], x.channels
+    height, width = x.shape[1:3] if len(x.shape) == 4 else (1, prod(x.shape[1:-1]))
+    factors, out = lower_factors(chain.norm, lowering), lowering.result(root)
+    apply = GroupNormApply(
+        batches, height, width, channels, x.stride, out.stride, chain.padding, chain.activation
+    )
+    lowering.call(apply, [x, factors, out], 2, label(chain.norm))
 
 
 def _lower_layer_norm(root: Node, lowering: Lowering) -> None:
