@@ -79,6 +79,12 @@ class Emitter:
     def store_vector(self, value: Value, pointer: Value, offset: Value | int = 0) -> None:
         self.b.store(value, self.at(pointer, offset), align=4)
 
+    def prefetch(self, pointer: Value, offset: int) -> None:
+        """Asks for the cache line of an element, for reading, into all caches; the address may be invalid."""
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+        read, nearest, data = (ir.Constant(I32, n) for n in (0, 3, 1))
+        self.b.call(self.declare("llvm.prefetch.p0", kind), [self.at(pointer, offset), read, nearest, data])
+
     def mask(self, count: Value) -> Value:
         """Lanes below `count` (i64, may exceed the width)."""
         lanes = self.target.lanes

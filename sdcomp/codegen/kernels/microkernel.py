@@ -15,16 +15,22 @@ _UNROLL = 4
 
 @dataclass(frozen=True)
 class MicroKernel:
-    """Static shape of one micro-kernel; calling `function` emits it once per module."""
+    """Static shape of one micro-kernel; calling `function` emits it once per module.
+
+    With `prefetch` it asks for the same block of the rows behind its own, which the next call reads: worth it
+    where A comes from beyond the second-level cache.
+    """
 
     rows: int
     vectors: int
     row_stride: int
     depth_stride: int
+    prefetch: bool = False
 
     @property
     def symbol(self) -> str:
-        return f"micro_{self.rows}x{self.vectors}_{self.row_stride}_{self.depth_stride}"
+        name = f"micro_{self.rows}x{self.vectors}_{self.row_stride}_{self.depth_stride}"
+        return name + "_prefetch" * self.prefetch
 
     def function(self, e: Emitter) -> Value:
         """void (A, B, C, i64 depth, i1 accumulate): with `accumulate` the sums start from C, otherwise from
@@ -71,6 +77,9 @@ class MicroKernel:
         width = self.vectors * e.target.lanes
         a_step = e.at(a, e.b.mul(k, i64(self.depth_stride)))
         b_step = e.at(b, e.b.mul(k, i64(width)))
+        if self.prefetch and steps == _UNROLL:
+            for row in range(self.rows, 2 * self.rows):
+                e.prefetch(a_step, row * self.row_stride)
         for step in range(steps):
             panel = [e.load_vector(b_step, step * width + v * e.target.lanes) for v in range(self.vectors)]
             for row in range(self.rows):
@@ -125,13 +134,14 @@ def call_by_group(
     c: Value,
     depth: Value | int,
     accumulate: Value,
+    prefetch: bool = False,
 ) -> None:
     """The micro-kernel of this group's row count."""
-    large = MicroKernel(partition.rows, vectors, row_stride, depth_stride)
+    large = MicroKernel(partition.rows, vectors, row_stride, depth_stride, prefetch)
     if partition.full == partition.groups:
         large.call(e, a, b, c, depth, accumulate)
         return
-    small = MicroKernel(partition.rows - 1, vectors, row_stride, depth_stride)
+    small = MicroKernel(partition.rows - 1, vectors, row_stride, depth_stride, prefetch)
     with e.b.if_else(e.b.icmp_signed("<", group, i64(partition.full))) as (then, otherwise):
         with then:
             large.call(e, a, b, c, depth, accumulate)

@@ -245,7 +245,9 @@ class _Work:
                 b = e.at(self.u, e.b.mul(u, i64(k.u_plane)))
                 m = e.b.add(e.b.mul(s, i64(k.m_plane)), e.b.mul(tile, i64(k.panel_width)))
                 c = e.at(self.sums, m)
-                call_by_group(e, partition, k.vectors, k.grid.v_row, 1, group, a, b, c, count, accumulate)
+                call_by_group(
+                    e, partition, k.vectors, k.grid.v_row, 1, group, a, b, c, count, accumulate, prefetch=True
+                )
 
     def transform_output(self, panel: Value, index: Value) -> None:
         e, k, grid = self.e, self.kernel, self.kernel.grid
