@@ -68,6 +68,7 @@ def _attention(heads: int, causal: bool) -> "torch.nn.Module":
 
 CASES = (
     AttentionCase(4096, 4096, 8, 40),
+    AttentionCase(4096, 4096, 10, 64),
     AttentionCase(1024, 1024, 8, 80),
     AttentionCase(256, 256, 8, 160),
     AttentionCase(4096, 77, 8, 40),

@@ -204,15 +204,13 @@ class _Work:
             end = e.minimum_integer(last, e.b.mul(e.b.add(row, i64(1)), columns))
             with e.loop(begin, end, grid.run) as tile:
                 count = e.minimum_integer(i64(grid.run), e.b.sub(end, tile))
-                offset = e.b.mul(e.b.sub(tile, self.first), i64(grid.v_row))
-                start = e.at(self.v, offset)
-                run = Run(
-                    e, grid, operand(e, 0), factors, self.pixels, tile, count, partial(self._row, start)
-                )
-                run.transform()
+                row_of = partial(self._row, e.b.sub(tile, self.first))
+                Run(e, grid, operand(e, 0), factors, self.pixels, tile, count, row_of).transform()
 
-    def _row(self, start: Value, index: Value) -> Value:
-        return self.e.at(start, self.e.b.mul(index, i64(self.kernel.grid.v_row)))
+    def _row(self, first: Value, index: Value) -> Value:
+        """Where V of a tile begins, `index` behind number `first` of the block."""
+        e = self.e
+        return e.at(self.v, e.b.mul(e.b.add(first, index), i64(self.kernel.grid.v_row)))
 
     def transform_filters(self, rows: tuple[int, ...], panel: Value, start: Value, count: Value) -> None:
         e, k = self.e, self.kernel
