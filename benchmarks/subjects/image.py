@@ -62,8 +62,8 @@ class Picture:
     def parse(text: str) -> "Picture":
         """What `text` wrote."""
         fields = json.loads(text)
-        paths = {name: Path(fields.pop(name)) for name in ("checkpoint", "artifact")}
-        return Picture(**paths, **fields | {"size": tuple(fields["size"])})
+        checkpoint, artifact = (Path(fields[name]) for name in ("checkpoint", "artifact"))
+        return Picture(checkpoint, artifact, tuple(fields["size"]), fields["steps"], fields["threads"])
 
 
 @dataclass(frozen=True)

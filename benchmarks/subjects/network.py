@@ -13,7 +13,9 @@ from sdcomp.errors import ExecutionError
 from sdcomp.frontend.checkpoint import Checkpoint
 from sdcomp.frontend.config import ModelConfig
 from sdcomp.frontend.family import detect
+from sdcomp.runtime.context import aligned
 from sdcomp.runtime.library import Library
+from sdcomp.runtime.programs import ProgramInfo
 from sdcomp.runtime.strengths import STRENGTHS
 
 Result = TypeVar("Result")
@@ -79,9 +81,7 @@ def load_artifact(
     multiplies = {entry["name"]: int(entry["multiplies"]) for entry in library.manifest["programs"]}
     present = [name for name in programs if name in library.programs]
     given = {
-        name: {tensor.name: inputs[tensor.name] for tensor in info.inputs if tensor.name != STRENGTHS}
-        for name, info in library.programs.items()
-        if name in (*before, *programs)
+        name: _given(info, inputs) for name, info in library.programs.items() if name in (*before, *programs)
     }
     for name in before:
         context.run(name, given[name])
@@ -91,6 +91,11 @@ def load_artifact(
         return list(outputs[-1].values())
 
     return Program(evaluate, sum(multiplies[name] for name in present), list)
+
+
+def _given(info: ProgramInfo, inputs: dict[str, Array]) -> dict[str, Array]:
+    """The inputs that a program takes, as a run takes them without a copy; strengths have defaults."""
+    return {tensor.name: aligned(inputs[tensor.name]) for tensor in info.inputs if tensor.name != STRENGTHS}
 
 
 def build_artifact(

@@ -45,7 +45,8 @@ def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _aligned(array: Array) -> Array:
+def aligned(array: Array) -> Array:
+    """The array as kernels read it, itself if it already is row-major and aligned: a run copies others."""
     if array.flags.c_contiguous and array.ctypes.data % abi.ALIGNMENT == 0:
         return array
     copy = aligned_empty(array.shape, array.dtype)
@@ -69,7 +70,7 @@ def _check_input(info: ProgramInfo, tensor: TensorInfo, inputs: Mapping[str, Arr
     if array.shape != tensor.shape or array.dtype != tensor.dtype.numpy:
         found = f"{array.dtype}{list(array.shape)}"
         raise ExecutionError(f"{where}: expected {tensor.dtype.numpy}{list(tensor.shape)}, found {found}")
-    return _aligned(array)
+    return aligned(array)
 
 
 class Context:
