@@ -19,14 +19,15 @@ class OnnxRuntime(Peer):
     packages = ("onnxruntime", "onnx", "torch", "diffusers", "transformers")
 
     def prepare(self, case: Case, folder: Path) -> None:
-        """By tracing: exporting by torch.export needs one more package, onnxscript."""
+        """By tracing: exporting by torch.export needs one more package, onnxscript. Weights past 2 GiB go
+        into files beside the model, but only where its path is text.
+        """
         import torch
 
         arguments = tuple(map(torch.from_numpy, case.calls()[0]))
+        path = str(folder / _MODEL)
         with torch.inference_mode():
-            torch.onnx.export(
-                case.module().eval(), arguments, folder / _MODEL, opset_version=_OPSET, dynamo=False
-            )
+            torch.onnx.export(case.module().eval(), arguments, path, opset_version=_OPSET, dynamo=False)
 
     def function(self, case: Case, folder: Path, threads: int) -> Function:
         import onnxruntime  # type: ignore[import-untyped]
