@@ -51,7 +51,7 @@ def kernels(shape: Convolution, form: Form | None, target: Target) -> dict[str, 
     needed: dict[str, tuple[Kernel, ...]] = {}
     if shape.scale > folded:
         needed[UPSAMPLING] = (_upsampling(shape),)
-    needed[name(form)] = (_direct(shape, target),) if form is None else winograd(shape, form, target).stages
+    needed[name(form)] = (_direct(shape, target),) if form is None else _winograd(shape, form, target).stages
     return needed
 
 
@@ -87,8 +87,7 @@ def _direct(shape: Convolution, target: Target) -> Contraction:
     return kernel.tiled(target)
 
 
-def winograd(shape: Convolution, form: Form, target: Target) -> WinogradConvolution:
-    """The kernel of a map without its border, and of f16 weights."""
+def _winograd(shape: Convolution, form: Form, target: Target) -> WinogradConvolution:
     m, scale = form
     vectors = panel_vectors(target, shape.columns, False)
     grid = TileGrid(

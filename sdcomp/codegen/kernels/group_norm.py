@@ -17,6 +17,9 @@ from sdcomp.codegen.builder import F32, F64, Emitter, Value, i64
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import Kernel, operand
 
+FACTORS = 3
+"""Per sample and channel, by `GroupNormCombine` for `apply_factors`: mean, factor and offset."""
+
 _MOST_CHUNKS = 64
 _LEAST_ROWS = 16
 
@@ -132,7 +135,7 @@ class GroupNormCombine(Kernel):
         scale = e.b.fdiv(
             ir.Constant(F64, 1.0), e.intrinsic("sqrt", e.b.fadd(variance, ir.Constant(F64, self.eps)))
         )
-        factors = e.at(operand(e, 3), e.b.mul(batch, i64(3 * s.channels)))
+        factors = e.at(operand(e, 3), e.b.mul(batch, i64(FACTORS * s.channels)))
         rounded = e.b.fptrunc(mean, F32)
         remainder = e.b.fsub(mean, e.b.fpext(rounded, F64))
         with e.loop(first, e.b.add(first, i64(size))) as c:
@@ -177,7 +180,7 @@ class GroupNormApply(Kernel):
     def emit_tile(self, e: Emitter, tile: Value) -> None:
         batch, row = e.b.sdiv(tile, i64(self.out_height)), e.b.srem(tile, i64(self.out_height))
         out = e.at(operand(e, 2), e.b.mul(tile, i64(self.out_width * self.out_stride)))
-        factors = e.at(operand(e, 1), e.b.mul(batch, i64(3 * self.channels)))
+        factors = e.at(operand(e, 1), e.b.mul(batch, i64(FACTORS * self.channels)))
         source = e.b.add(e.b.mul(batch, i64(self.height)), e.b.sub(row, i64(self.padding[0])))
         x = e.at(operand(e, 0), e.b.mul(source, i64(self.width * self.stride)))
 
@@ -186,13 +189,8 @@ class GroupNormApply(Kernel):
             pixel = e.at(x, e.b.mul(e.b.sub(index, i64(self.padding[1])), i64(self.stride)))
 
             def column(channel: Value, mask: Value | None) -> None:
-                mean, factor, offset = (
-                    e.load_masked(factors, e.b.add(channel, i64(part * self.channels)), mask)
-                    for part in range(3)
-                )
-                value = e.fma(e.b.fsub(e.load_masked(pixel, channel, mask), mean), factor, offset)
-                if self.activation is not None:
-                    value = vectormath.unary(e, self.activation, value)
+                value = e.load_masked(pixel, channel, mask)
+                value = apply_factors(e, value, factors, self.channels, channel, mask, self.activation)
                 e.store_masked(value, into, channel, mask)
 
             e.columns(self.channels, column)
@@ -200,6 +198,23 @@ class GroupNormApply(Kernel):
         bordered_row(
             e, row, self.padding, self.height, self.width, out, self.out_stride, self.channels, pixel
         )
+
+
+def apply_factors(
+    e: Emitter,
+    value: Value,
+    factors: Value,
+    channels: int,
+    channel: Value,
+    mask: Value | None,
+    activation: str | None,
+) -> Value:
+    """activation((x - mean) factor + offset) of a vector of channels; `factors` are those of its sample."""
+    mean, factor, offset = (
+        e.load_masked(factors, e.b.add(channel, i64(part * channels)), mask) for part in range(FACTORS)
+    )
+    value = e.fma(e.b.fsub(value, mean), factor, offset)
+    return value if activation is None else vectormath.unary(e, activation, value)
 
 
 def bordered_row(

@@ -32,11 +32,10 @@ from sdcomp.codegen.kernels.live import KroneckerTerm, LiveWeights
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
 from sdcomp.codegen.kernels.winograd_input import WinogradInput
 from sdcomp.codegen.kernels.winograd_run import Run
-from sdcomp.codegen.kernels.winograd_tiles import TileGrid
+from sdcomp.codegen.kernels.winograd_tiles import LINE_FLOATS, TileGrid
 from sdcomp.codegen.targets import Target
 from sdcomp.winograd.matrices import TAPS, floats
 
-_PLANE_PADDING = 16
 _TILES_PER_BLOCK = 66
 _ENOUGH_TILES = 12
 
@@ -114,20 +113,24 @@ class WinogradConvolution(Kernel):
         return self.grid.transform.products * max(map(len, self.plane_rows))
 
     @property
+    def live_operand(self) -> int:
+        """Number of the first operand of the live terms."""
+        return FIRST_OPERAND + sum(step.takes_operand for step in self.steps)
+
+    @property
     def factors_operand(self) -> int:
         """Number of the operand with the factors of a normalisation: the last one."""
-        taken = sum(step.takes_operand for step in self.steps)
-        return FIRST_OPERAND + taken + LIVE_OPERANDS * len(self.live)
+        return self.live_operand + LIVE_OPERANDS * len(self.live)
 
     # Scratch: V, U of a group, M, and pixels, of a run's windows or of a tile's finished sums; in floats
 
     @property
     def u_plane(self) -> int:
-        return self.depth_block * self.panel_width + _PLANE_PADDING
+        return self.depth_block * self.panel_width + LINE_FLOATS
 
     @property
     def m_plane(self) -> int:
-        return self.grid.block * self.panel_width + _PLANE_PADDING
+        return self.grid.block * self.panel_width + LINE_FLOATS
 
     @property
     def u_start(self) -> int:
@@ -217,7 +220,7 @@ class _Work:
         matrix, width, depth = floats(k.grid.transform.filter), k.panel_width, k.grid.depth
         first = e.b.add(e.b.mul(panel, i64(TAPS * TAPS * depth)), start)
         source = e.at(operand(e, 1), e.b.mul(first, i64(width)), ELEMENT[k.weight_dtype])
-        live = LiveWeights(e, k.live, FIRST_OPERAND + sum(step.takes_operand for step in k.steps), panel)
+        live = LiveWeights(e, k.live, k.live_operand, panel)
         with e.loop(0, e.b.mul(count, i64(width)), k.lanes) as at:
             taps = [
                 e.load_vector(source, e.b.add(at, i64(tap * depth * width)), k.weight_dtype)

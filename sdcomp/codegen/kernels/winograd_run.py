@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from sdcomp.codegen.builder import Emitter, Value, i64
-from sdcomp.codegen.kernels import transforms, vectormath
+from sdcomp.codegen.kernels import transforms
+from sdcomp.codegen.kernels.group_norm import FACTORS, apply_factors
 from sdcomp.codegen.kernels.winograd_tiles import TileGrid
 from sdcomp.winograd.matrices import floats
-
-FACTORS = 3
-"""Per sample and channel: mean, factor and offset, as `GroupNormCombine` leaves them."""
 
 
 @dataclass
@@ -73,17 +71,14 @@ class Run:
                 e.store_vector(self._pixel(pixel, channel), into, at)
 
     def _pixel(self, pixel: Value, channel: Value) -> Value:
-        """A vector of a pixel: y = activation((x - mean) factor + offset), or as it is."""
+        """A vector of a pixel, normalised or as it is."""
         e, grid = self.e, self.grid
         mask = e.mask(e.b.sub(i64(grid.depth), channel)) if grid.depth % grid.lanes else None
         value = e.load_masked(pixel, channel, mask)
         if grid.normalisation is None:
             return value
-        place = e.at(self.factors, e.b.add(e.b.mul(self.batch, i64(FACTORS * grid.depth)), channel))
-        mean, factor, offset = (e.load_masked(place, part * grid.depth, mask) for part in range(FACTORS))
-        value = e.fma(e.b.fsub(value, mean), factor, offset)
-        activation = grid.normalisation.activation
-        return value if activation is None else vectormath.unary(e, activation, value)
+        factors = e.at(self.factors, e.b.mul(self.batch, i64(FACTORS * grid.depth)))
+        return apply_factors(e, value, factors, grid.depth, channel, mask, grid.normalisation.activation)
 
     def _transform_window(self, tile: Value) -> None:
         e, grid = self.e, self.grid

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sdcomp.codegen.builder import Emitter, Value, i64
 from sdcomp.winograd.matrices import Transform, transform
 
-_LINE_FLOATS = 16
+LINE_FLOATS = 16
 _TILES_PER_RUN = 4
 
 
@@ -79,11 +79,11 @@ class TileGrid:
     @property
     def v_row(self) -> int:
         """From one tile to the next."""
-        return (-(-self.depth // _LINE_FLOATS) | 1) * _LINE_FLOATS
+        return (-(-self.depth // LINE_FLOATS) | 1) * LINE_FLOATS
 
     @property
     def v_plane(self) -> int:
-        return self.block * self.v_row + _LINE_FLOATS
+        return self.block * self.v_row + LINE_FLOATS
 
     @property
     def v_block(self) -> int:

@@ -5,7 +5,12 @@ alone.
 from dataclasses import dataclass
 from math import prod
 
-from sdcomp.codegen.kernels.group_norm import GroupNormApply, GroupNormCombine, GroupNormStatistics
+from sdcomp.codegen.kernels.group_norm import (
+    FACTORS,
+    GroupNormApply,
+    GroupNormCombine,
+    GroupNormStatistics,
+)
 from sdcomp.codegen.kernels.rows import LayerNorm, Softmax
 from sdcomp.codegen.plan import Buffer
 from sdcomp.codegen.weights import Rows
@@ -56,7 +61,7 @@ def lower_factors(norm: Node, lowering: Lowering) -> Buffer:
     statistics = GroupNormStatistics(batches, prod(x.shape[1:-1]), channels, x.stride)
     combine = GroupNormCombine(statistics, norm.integer("groups"), norm.number("eps"))
     partials = lowering.temporary(4 * statistics.partial_floats)
-    factors = lowering.temporary(4 * 3 * batches * channels)
+    factors = lowering.temporary(4 * FACTORS * batches * channels)
     lowering.call(statistics, [x, partials], 1, label(norm))
     lowering.call(combine, [partials, gamma, beta, factors], 3, label(norm))
     return factors
