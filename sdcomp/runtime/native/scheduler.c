@@ -3,9 +3,11 @@
 #include "deque.h"
 #include "eventcount.h"
 #include "memory.h"
+#include "places.h"
 #include "scheduler.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
@@ -13,6 +15,7 @@
 enum {
   SPIN_ROUNDS = 128, /* looks at every deque before a worker sleeps: as long as a wake-up takes, about */
   SPIN_PAUSES = 8,
+  SLICE_NS = 2000000, /* half the time between two ticks of Linux, at which a thread makes way for another */
   TURN_POLL_NS = 5000000 /* a run that waits for its turn looks this often whether it was cancelled */
 };
 
@@ -23,6 +26,7 @@ typedef struct worker {
   unsigned char *scratch;
   uint32_t index; /* 0 stands for whichever thread calls scheduler_run */
   pthread_t thread;
+  uint64_t slice_begin_ns;
 } worker;
 
 struct scheduler {
@@ -38,6 +42,7 @@ struct scheduler {
   pthread_mutex_t turn_mutex;
   pthread_cond_t turn_over;
   bool turn_taken;
+  places places; /* worker 0 keeps to the first of them while it computes, the others always */
 };
 
 static void pause_briefly(void) {
@@ -104,6 +109,14 @@ static void finish_range(worker *self, scheduler_job *job, range work) {
   if (done == total) eventcount_notify(&self->pool->wakeup, true);
 }
 
+/* A worker whose slice of time ends in the middle of a range holds up all that comes after the kernel, as long
+ * as the slice of another thread lasts. So it offers its CPU before that, between ranges, when it holds none. */
+static void offer_cpu(worker *self) {
+  if (now_ns() - self->slice_begin_ns < SLICE_NS) return;
+  sched_yield();
+  self->slice_begin_ns = now_ns();
+}
+
 /* A cancelled job is not torn down: its ranges are passed over, uncut, until the graph has run dry, which
  * takes microseconds and leaves every deque and counter as a finished job does. */
 static void work_on(worker *self, range work) {
@@ -115,6 +128,7 @@ static void work_on(worker *self, range work) {
     compute_range(self, job, work);
   }
   finish_range(self, job, work);
+  offer_cpu(self);
 }
 
 /* ---- Finding ranges ------------------------------------------------------------------------------------ */
@@ -165,6 +179,7 @@ static void work_or_sleep(worker *self) {
   bool found = find_range(self, &work);
   if (!found && !is_over(self)) {
     eventcount_wait(wakeup, ticket);
+    self->slice_begin_ns = now_ns();
     return;
   }
   eventcount_cancel(wakeup);
@@ -204,6 +219,22 @@ static void give_turn(scheduler *pool) {
   pthread_mutex_unlock(&pool->turn_mutex);
 }
 
+/* The caller's thread gets a place for as long as it computes. One that has been given CPUs of its own by the
+ * program keeps them; as they may be those of other workers, these are then free to move out of its way. */
+static void bind_caller(scheduler *pool) {
+  if (!pool->places.fixed) return;
+  if (places_are_own(&pool->places)) {
+    places_bind(&pool->places, pthread_self(), 0);
+    return;
+  }
+  for (uint32_t i = 1; i <= pool->started; i++) places_release(&pool->places, pool->workers[i].thread);
+  pool->places.fixed = false;
+}
+
+static void release_caller(const scheduler *pool) {
+  if (pool->places.fixed) places_release(&pool->places, pthread_self());
+}
+
 static void start_job(scheduler *pool, scheduler_job *job) {
   atomic_store_explicit(&job->trace_count, 0, memory_order_relaxed);
   atomic_store_explicit(&job->kernels_done, 0, memory_order_relaxed);
@@ -213,6 +244,7 @@ static void start_job(scheduler *pool, scheduler_job *job) {
     atomic_store_explicit(&job->remaining[k], job->kernels[k].tiles, memory_order_relaxed);
   }
   pool->job = job;
+  pool->workers[0].slice_begin_ns = now_ns();
   atomic_store_explicit(&pool->running, true, memory_order_relaxed);
   for (uint32_t k = job->kernel_count; k-- > 0;) {
     if (job->kernels[k].dependencies == 0)
@@ -220,25 +252,29 @@ static void start_job(scheduler *pool, scheduler_job *job) {
   }
 }
 
-static uint32_t report_progress(scheduler_job *job, uint32_t reported) {
+/* Threads that the callback starts inherit its CPUs: all of them, not just the worker's. */
+static uint32_t report_progress(scheduler *pool, scheduler_job *job, uint32_t reported) {
   uint32_t done = atomic_load_explicit(&job->kernels_done, memory_order_acquire);
-  if (job->progress != NULL && done != reported &&
-      !atomic_load_explicit(&job->incomplete, memory_order_relaxed)) {
-    job->progress(job->user, done, job->kernel_count);
-  }
+  if (job->progress == NULL || done == reported) return done;
+  if (atomic_load_explicit(&job->incomplete, memory_order_relaxed)) return done;
+  release_caller(pool);
+  job->progress(job->user, done, job->kernel_count);
+  bind_caller(pool);
   return done;
 }
 
 sdcomp_status scheduler_run(scheduler *pool, scheduler_job *job) {
   if (!take_turn(pool, job->cancelled)) return SDCOMP_CANCELLED;
   worker *self = &pool->workers[0];
+  bind_caller(pool);
   start_job(pool, job);
   uint32_t reported = 0;
   while (!is_over(self)) {
     work_or_sleep(self);
-    reported = report_progress(job, reported);
+    reported = report_progress(pool, job, reported);
   }
-  report_progress(job, reported);
+  report_progress(pool, job, reported);
+  release_caller(pool);
   atomic_store_explicit(&pool->running, false, memory_order_relaxed);
   give_turn(pool);
   return atomic_load_explicit(&job->incomplete, memory_order_relaxed) ? SDCOMP_CANCELLED : SDCOMP_OK;
@@ -287,9 +323,11 @@ static sdcomp_status start_threads(scheduler *pool, message error) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   int failure = 0;
-  for (uint32_t i = 1; i < pool->worker_count && failure == 0; i++) {
+  for (uint32_t i = 1; i < pool->worker_count; i++) {
     failure = pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]);
-    if (failure == 0) pool->started++;
+    if (failure != 0) break;
+    pool->started++;
+    if (pool->places.fixed) places_bind(&pool->places, pool->workers[i].thread, i);
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (failure == 0) return SDCOMP_OK;
@@ -322,6 +360,7 @@ sdcomp_status scheduler_create(uint32_t threads, uint64_t scratch_bytes, uint64_
   scheduler *pool = calloc(1, sizeof(scheduler));
   if (pool == NULL) return refuse(error, SDCOMP_SYSTEM, "out of memory for the threads");
   pool->worker_count = threads;
+  places_find(&pool->places, threads);
   eventcount_create(&pool->wakeup);
   pthread_mutex_init(&pool->turn_mutex, NULL);
   pthread_cond_init(&pool->turn_over, NULL);

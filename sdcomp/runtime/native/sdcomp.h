@@ -188,7 +188,8 @@ typedef struct sdcomp_run_options {
  * itself. The result is the same, bit for bit, with any number of threads. Refused with SDCOMP_MISSING where
  * the program reads state of a program that did not succeed in this context. options may be NULL. The
  * floating-point environment is left alone: the calling thread computes in its own, workers in that of the
- * thread that called sdcomp_open; the two should agree. */
+ * thread that called sdcomp_open; the two should agree. On Linux, where the model has a thread for every CPU
+ * of the process, the calling thread keeps to one of them until it returns, but for calls of `progress`. */
 SDCOMP_API sdcomp_status sdcomp_run(sdcomp_context *context, uint32_t program, const void *const *inputs,
                                     void *const *outputs, const sdcomp_run_options *options, char *error,
                                     size_t error_bytes);
