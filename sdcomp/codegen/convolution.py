@@ -6,7 +6,7 @@ from sdcomp.codegen.kernels.base import Kernel
 from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vectors
 from sdcomp.codegen.kernels.movement import Resample
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
-from sdcomp.codegen.kernels.winograd_tiles import TileGrid
+from sdcomp.codegen.kernels.winograd_tiles import Part, TileGrid
 from sdcomp.codegen.targets import Target
 from sdcomp.winograd.matrices import POINTS, TAPS
 
@@ -99,8 +99,7 @@ def _winograd(shape: Convolution, form: Form, target: Target) -> WinogradConvolu
         source_height=-(-shape.height // scale),
         source_width=-(-shape.width // scale),
         border=(1, 1),
-        stride=shape.depth,
-        depth=shape.depth,
+        parts=(Part(shape.depth, shape.depth),),
         lanes=target.lanes,
     )
     kernel = WinogradConvolution(

@@ -16,6 +16,7 @@ from sdcomp.ir.graph import Graph, Node
 from sdcomp.ir.types import DType, TensorType
 from sdcomp.passes.fusion import attention, contraction, movement, normalisation, pointwise
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, is_carried
+from sdcomp.passes.fusion.parts import nodes_in_parts
 
 Pattern = Callable[[Node, Context], Group | None]
 
@@ -43,7 +44,9 @@ class FuseKernels:
         lowering = Lowering(context, self.target, self.weights, self.state, self.weight_buffers)
         for node in graph.inputs():
             lowering.views[node] = _input_view(node, lowering)
-        for group in _groups(context):
+        groups = _groups(context)
+        lowering.in_parts = nodes_in_parts(graph, groups, self.target.lanes)
+        for group in groups:
             lowering.lower(group)
         for name, node in graph.outputs.items():
             if node.op == "input" and node.dtype is DType.F32:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -48,6 +49,13 @@ class Shape:
     out_gap: int = 0
     blocks: tuple[int, int, int] | None = None
     """row_block, panel_block and depth_block; None: as the target's caches say."""
+    split: tuple[int, ...] = ()
+    """Where in the depth another part of x begins, which is a matmul's then."""
+
+    @property
+    def depths(self) -> list[int]:
+        """Of each part of x."""
+        return [stop - start for start, stop in pairwise((0, *self.split, self.depth))]
 
     @property
     def multiplies(self) -> int:
@@ -87,7 +95,9 @@ def build(shape: Shape, target: Target) -> Case:
         if e is not None
     ]
     out = gapped(expected.numpy(), expected.shape[-1] + shape.out_gap)
-    return Case(kernel, [gapped(padded, shape.depth + shape.x_gap), packed, *given], 2, out, shape.bound)
+    parts = np.split(padded, shape.split, axis=-1)
+    first, *others = (gapped(part, part.shape[-1] + shape.x_gap) for part in parts)
+    return Case(kernel, [first, packed, *given, *others], 2, out, shape.bound)
 
 
 def convolve(x: Array, weights: Array, stride: int) -> torch.Tensor:
@@ -99,16 +109,11 @@ def convolve(x: Array, weights: Array, stride: int) -> torch.Tensor:
 
 def _kernel(shape: Shape, inside: tuple[int, ...], outside: tuple[int, ...], target: Target) -> Contraction:
     vectors = panel_vectors(target, shape.columns, shape.gated)
-    step = shape.depth + shape.x_gap
-    row = inside[1] * step
     kept = shape.columns // 2 if shape.gated else shape.columns
-    geometry = Geometry(
-        batches=shape.batch, outer=outside[0], inner=outside[1], batch_stride=inside[0] * row,
-        outer_stride=shape.stride * row, inner_stride=shape.stride * step, depth=shape.depth,
-        taps=tuple(i * row + j * step for i in range(shape.kernel) for j in range(shape.kernel)),
-    )  # fmt: skip
+    first, *others = (_geometry(shape, depth, inside, outside) for depth in shape.depths)
     kernel = Contraction(
-        geometry, columns=shape.columns, out_stride=kept + shape.out_gap, weight_dtype=shape.dtype,
+        first, others=tuple(others), columns=shape.columns, out_stride=kept + shape.out_gap,
+        weight_dtype=shape.dtype,
         steps=tuple(kernel_step(step, shape.columns) for step in shape.steps), gated=shape.gated,
         vectors=vectors, tile_rows=target.tile_rows(vectors), lanes=target.lanes,
     )  # fmt: skip
@@ -116,6 +121,16 @@ def _kernel(shape: Shape, inside: tuple[int, ...], outside: tuple[int, ...], tar
         return kernel.tiled(target)
     rows, panels, depth = shape.blocks
     return replace(kernel, row_block=rows, panel_block=panels, depth_block=depth)
+
+
+def _geometry(shape: Shape, depth: int, inside: tuple[int, ...], outside: tuple[int, ...]) -> Geometry:
+    step = depth + shape.x_gap
+    row = inside[1] * step
+    return Geometry(
+        batches=shape.batch, outer=outside[0], inner=outside[1], batch_stride=inside[0] * row,
+        outer_stride=shape.stride * row, inner_stride=shape.stride * step, depth=depth,
+        taps=tuple(i * row + j * step for i in range(shape.kernel) for j in range(shape.kernel)),
+    )  # fmt: skip
 
 
 def kernel_step(step: str, columns: int) -> Step:

@@ -66,7 +66,7 @@ def shape(call: Call) -> str:
         where = kernel.geometry
         taps = f" taps {len(where.taps)}" if len(where.taps) > 1 else ""
         rows = where.batches * where.outer * where.inner
-        return f"{rows}x{kernel.columns}x{where.depth}{taps} {epilogue(kernel)}" + " +geglu" * kernel.gated
+        return f"{rows}x{kernel.columns}x{kernel.depth}{taps} {epilogue(kernel)}" + " +geglu" * kernel.gated
     if isinstance(kernel, WinogradConvolution):
         grid = kernel.grid
         rows = grid.batches * grid.height * grid.width

@@ -49,6 +49,10 @@ SHAPES = {
         10, 5, 33, batch=2, height=8, kernel=3, stride=2, padding=(0, 0, 1, 1), dtype="f16", steps=("bias",)
     ),
     "uneven_padding": Shape(6, 4, 16, height=3, kernel=2, padding=(2, 0, 1, 3)),
+    "parts": Shape(29, 80, 65, dtype="f16", x_gap=5, out_gap=3, split=(16, 64)),
+    "parts_tiles": Shape(
+        61, 96, 130, batch=2, height=2, steps=("bias", "tensor"), blocks=(2, 2, 20), split=(32,)
+    ),
     "conv1x1": Shape(9, 33, 12, batch=2, height=3, steps=("tensor",)),
     # GEGLU: value and gate in one panel
     "gated": Shape(19, 36, 2 * 65, dtype="f16", steps=("bias",), gated=True),

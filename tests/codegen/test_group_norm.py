@@ -2,7 +2,7 @@
 group_norm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -34,7 +34,7 @@ class Shape:
     @property
     def statistics(self) -> GroupNormStatistics:
         return GroupNormStatistics(
-            self.batches, self.height * self.width, self.channels, self.channels + self.gap
+            self.batches, self.height * self.width, self.channels, self.channels, self.channels + self.gap
         )
 
     @property
@@ -112,6 +112,15 @@ def build_statistics(shape: Shape, target: Target) -> Case:
     return Case(shape.statistics, [x], 1, shape.partials(), 16 * ROUNDING)
 
 
+def build_part(shape: Shape, target: Target) -> Case:
+    """The first half of the channels, elsewhere than the others."""
+    width = shape.channels // 2
+    expected = shape.partials()
+    expected[..., width:] = np.nan
+    kernel = replace(shape.statistics, width=width, stride=width)
+    return Case(kernel, [gapped(shape.x[..., :width], width)], 1, expected, 16 * ROUNDING)
+
+
 def build_combine(shape: Shape, target: Target) -> Case:
     """In f64, to factors that f32 rounds."""
     partials = shape.partials().astype(np.float32)
@@ -145,7 +154,7 @@ BUILDS = {
     f"{stage}-{name}": partial(build, shape)
     for name, shape in SHAPES.items()
     for stage, build in STAGES.items()
-}
+} | {f"part-{name}": partial(build_part, SHAPES[name]) for name in ("odd_channels", "partial_chunk")}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ own is compared with the matrices themselves, and what it prepares is what the c
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from sdcomp.codegen.kernels.contraction import panel_vectors
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.kernels.winograd_input import WinogradInput
-from sdcomp.codegen.kernels.winograd_tiles import Normalisation, TileGrid
+from sdcomp.codegen.kernels.winograd_tiles import Normalisation, Part, TileGrid
 from sdcomp.codegen.targets import TARGETS, Target
 from sdcomp.codegen.weights import Panels
 from sdcomp.ir.types import Array, DType
@@ -50,6 +51,13 @@ class Shape:
     bordered: bool = True
     prepared: bool = False
     activation: str | None = None
+    split: tuple[int, ...] = ()
+    """Channels behind which another part of the operand begins."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        bounds = pairwise((0, *self.split, self.depth))
+        return tuple(Part(stop - start, stop - start + self.gap) for start, stop in bounds)
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
@@ -65,7 +73,7 @@ class Shape:
             m=self.m, scale=self.scale, batches=self.batch,
             height=self.scale * self.height, width=self.scale * self.width,
             source_height=top + self.height + bottom, source_width=left + self.width + right,
-            border=(1 - top, 1 - left), stride=self.depth + self.gap, depth=self.depth, lanes=target.lanes,
+            border=(1 - top, 1 - left), parts=self.parts, lanes=target.lanes,
             normalisation=None if self.activation is None else Normalisation(ACTIVATION[self.activation]),
         )  # fmt: skip
         steps = tuple(kernel_step(step, self.columns) for step in self.steps)
@@ -82,6 +90,10 @@ class Shape:
         top, left, bottom, right = self.padding
         x = random_normal(1, self.batch, self.height, self.width, self.depth)
         return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+
+    def x_parts(self) -> list[Array]:
+        parts = np.split(self.x(), self.split, axis=-1)
+        return [gapped(x, part.stride) for x, part in zip(parts, self.parts, strict=True)]
 
     def factors(self) -> list[Array]:
         """Mean, factor and offset of every sample and channel."""
@@ -136,11 +148,10 @@ def build(shape: Shape, target: Target) -> Case:
     ]
     bound = GROWTH[shape.m, shape.scale] * ROUNDING * (4 + sqrt(9 * shape.depth) / 3)
     out = gapped(expected.numpy(), shape.columns + shape.out_gap)
-    source = gapped(shape.x(), shape.depth + shape.gap)
     if shape.prepared:
-        source = shape.v(kernel.grid).astype(np.float32)
-    factors = [] if shape.prepared else shape.factors()
-    return Case(kernel, [source, packed, *given, *factors], 2, out, bound)
+        return Case(kernel, [shape.v(kernel.grid).astype(np.float32), packed, *given], 2, out, bound)
+    first, *others = shape.x_parts()
+    return Case(kernel, [first, packed, *given, *shape.factors(), *others], 2, out, bound)
 
 
 def build_input(shape: Shape, target: Target) -> Case:
@@ -149,8 +160,8 @@ def build_input(shape: Shape, target: Target) -> Case:
     expected = shape.v(grid)
     kernel = WinogradInput(grid)
     assert expected.size * 4 == kernel.bytes
-    operands = [gapped(shape.x(), shape.depth + shape.gap), *shape.factors()]
-    return Case(kernel, operands, 1, expected, 4 * ROUNDING)
+    first, *others = shape.x_parts()
+    return Case(kernel, [first, *shape.factors(), *others], 1, expected, 4 * ROUNDING)
 
 
 ACTIVATION = {"none": None, "silu": "silu"}
@@ -180,6 +191,8 @@ SHAPES = {
     "normalised": Shape(4, 9, 13, 37, 33, batch=2, gap=3, bordered=False, activation="none"),
     "activated": Shape(4, 6, 18, 48, 20, steps=ALL, blocks=(3, 16), bordered=False, activation="silu"),
     "activated_prepared": Shape(4, 6, 7, 32, 33, bordered=False, activation="silu", prepared=True),
+    "parts": Shape(4, 9, 13, 67, 33, batch=2, gap=5, steps=ALL, bordered=False, split=(16, 64)),
+    "parts_activated": Shape(4, 5, 6, 80, 20, gap=16, bordered=False, activation="silu", split=(48,)),
     "prepared": Shape(4, 13, 18, 48, 70, batch=2, steps=ALL, out_gap=3, bordered=False, prepared=True),
     "prepared_blocks": Shape(4, 9, 14, 41, 150, blocks=(5, 16), bordered=False, prepared=True),
     "prepared_small_tiles": Shape(2, 5, 5, 64, 20, dtype="f32", blocks=(4, 16), prepared=True),
@@ -194,6 +207,8 @@ INPUTS = {
         "upsampled_odd",
         "normalised",
         "activated",
+        "parts",
+        "parts_activated",
         "prepared_blocks",
         "prepared_small_tiles",
     )

@@ -2,6 +2,8 @@
 graph.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from sdcomp.codegen.kernels.contraction import Contraction
@@ -13,6 +15,7 @@ from sdcomp.ir.graph import Graph, Node
 from sdcomp.ir.ops import build
 from sdcomp.ir.types import DType
 from sdcomp.passes.fuse_kernels import FuseKernels
+from sdcomp.passes.rewrite_winograd import winograd_stages
 from tests.differential.compare import errors, random_inputs
 from tests.passes.graphs import number, source, weight
 
@@ -260,6 +263,51 @@ def test_concatenation_writes_parts_of_one_buffer() -> None:
     assert {part.buffer.name for part in parts} == {"y"}
     assert [part.offset for part in parts] == [0, 4 * 8, 4 * 16]
     check_outputs(y=y)
+
+
+MAP = source("map", (2, 5, 6, 16))
+JOINED = build("concat", MAP, build("silu", MAP), build("tanh", source("other", (2, 5, 6, 9))), axis=3)
+
+
+def test_concatenated_rows_of_a_matmul_are_read_where_they_are() -> None:
+    y = linear(JOINED, 12)
+    program = lower(y=y)
+    assert kinds(program) == ["pointwise", "pointwise", "contraction"]
+    contraction = program.calls[-1].kernel
+    assert isinstance(contraction, Contraction)
+    assert [part.depth for part in (contraction.geometry, *contraction.others)] == [16, 16, 9]
+    check_outputs(y=y)
+
+
+def test_concatenated_maps_of_a_normalised_convolution_are_read_where_they_are() -> None:
+    parameters = (weight("gamma", (41,)), weight("beta", (41,)))
+    norm = build("silu", build("group_norm", JOINED, *parameters, groups=1, eps=1e-5))
+    filters = weight("filters", (8, 41, 3, 3))
+    y = winograd_stages(build("conv2d", norm, filters, stride=1, padding=(1, 1, 1, 1)), m=4)
+    program = lower(y=y)
+    assert kinds(program) == ["pointwise"] * 2 + ["group_norm_statistics"] * 3 + [
+        "group_norm_combine", "winograd_input", "winograd",
+    ]  # fmt: skip
+    check_outputs(y=y)
+
+
+@pytest.mark.parametrize(
+    ("joined", "outputs"),
+    [
+        (JOINED, lambda x: {"y": linear(x), "z": build("silu", x)}),
+        (JOINED, lambda x: {"y": linear(x), "x": x}),
+        (JOINED, lambda x: {"y": build("add", linear(x, 41), x)}),
+        (build("concat", source("odd", (2, 5, 9)), X, axis=2), lambda x: {"y": linear(x)}),
+        (build("concat", X, X, axis=1), lambda x: {"y": linear(x)}),
+    ],
+    ids=["another_reader", "output", "residual", "parts_of_a_vector", "joined_rows"],
+)
+def test_concatenations_that_must_exist_are_copied(
+    joined: Node, outputs: Callable[[Node], dict[str, Node]]
+) -> None:
+    program = lower(**outputs(joined))
+    assert [call.label for call in program.calls].count("concat") == len(joined.operands)
+    check_outputs(**outputs(joined))
 
 
 def test_every_value_is_written_before_it_is_read() -> None:

@@ -17,6 +17,7 @@ from sdcomp.codegen.builder import ELEMENT, I1, I64, Emitter, Value, constant_ta
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
 from sdcomp.codegen.kernels.epilogue import FIRST_OPERAND, Epilogue, Step
+from sdcomp.codegen.kernels.live import OPERANDS as LIVE_OPERANDS
 from sdcomp.codegen.kernels.live import KroneckerTerm, LiveWeights, panel_columns
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
 from sdcomp.codegen.targets import Target
@@ -44,10 +45,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Contraction(Kernel):
-    """Static shape. Operands: x, w, out, then one per step that takes one, then those of `live` terms.
+    """Static shape. Operands: x, w, out, then one per step that takes one, then those of `live` terms, then
+    the other parts of x.
 
     `columns` counts weight columns: a gated kernel writes half of them, value times gelu(gate). Rows of the
-    output are `out_stride` f32 apart.
+    output are `out_stride` f32 apart. A matmul's rows may be in several places: their depth is that of
+    `geometry` and behind it those of `others`.
     """
 
     geometry: Geometry
@@ -63,8 +66,14 @@ class Contraction(Kernel):
     panel_block: int = 1
     depth_block: int = 1
     live: tuple[KroneckerTerm, ...] = ()
+    others: tuple[Geometry, ...] = ()
 
     kind = "contraction"
+
+    @property
+    def depth(self) -> int:
+        """Of all parts of x together."""
+        return sum(part.depth for part in (self.geometry, *self.others))
 
     @property
     def width(self) -> int:
@@ -98,16 +107,21 @@ class Contraction(Kernel):
     @property
     def multiplies(self) -> int:
         changed = sum(term.stop - term.start for term in self.live)
-        return self._products + self.row_blocks * len(self.geometry.taps) * self.geometry.depth * changed
+        return self._products + self.row_blocks * len(self.geometry.taps) * self.depth * changed
 
     @property
     def _weights(self) -> int:
-        return len(self.geometry.taps) * self.geometry.depth * self.columns
+        return len(self.geometry.taps) * self.depth * self.columns
 
     @property
     def _products(self) -> int:
         """Multiplies without those of live adapters: tiles are the same with and without."""
         return self._weights * self.geometry.batches * self.geometry.outer * self.geometry.inner
+
+    @property
+    def live_operand(self) -> int:
+        """Number of the first operand of the live terms."""
+        return FIRST_OPERAND + sum(step.takes_operand for step in self.steps)
 
     @property
     def is_staged(self) -> bool:
@@ -118,11 +132,11 @@ class Contraction(Kernel):
     def work(self) -> Mapping[str, int]:
         """Products, weights widened, and sums kept from one tap and block of depth to the next."""
         g, columns = self.geometry, self.panels * self.width
-        rows, weights = g.batches * g.outer * g.inner, len(g.taps) * g.depth * columns
+        rows, weights = g.batches * g.outer * g.inner, len(g.taps) * self.depth * columns
         return {
             "multiply": rows * weights,
             "filter": weights * self.row_blocks if self.weight_dtype == "f16" else 0,
-            "output": rows * columns * len(g.taps) * -(-g.depth // self.depth_block),
+            "output": rows * columns * len(g.taps) * -(-self.depth // self.depth_block),
         }
 
     @property
@@ -141,7 +155,7 @@ class Contraction(Kernel):
         rows are many enough to pay for widening the panels, tiles many enough to feed the workers.
         """
         most_depth = max(64, target.l2_bytes // 12 // (4 * self.width))
-        depth_block = -(-self.geometry.depth // -(-self.geometry.depth // most_depth))
+        depth_block = -(-self.depth // -(-self.depth // most_depth))
         rows = self.partition.rows
         row_block = min(self.groups, max(1, _ROWS_PER_TILE // rows))
         panel_bytes = 4 * self.width * (depth_block + row_block * rows)
@@ -165,23 +179,24 @@ class Contraction(Kernel):
         first_panel = e.b.mul(e.b.srem(tile, i64(self.panel_blocks)), i64(self.panel_block))
         last_group = e.minimum_integer(e.b.add(first_group, i64(self.row_block)), i64(self.groups))
         last_panel = e.minimum_integer(e.b.add(first_panel, i64(self.panel_block)), i64(self.panels))
-        with (
-            e.loop(0, len(self.geometry.taps)) as tap,
-            e.loop(0, self.geometry.depth, self.depth_block) as depth_start,
-        ):
-            count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(self.geometry.depth), depth_start))
-            block = _Block(self, e, tap, depth_start, count, first_panel)
-            if self.is_staged:
-                with e.loop(first_panel, last_panel) as panel:
-                    block.stage(panel)
-            with e.loop(first_panel, last_panel) as panel, e.loop(first_group, last_group) as group:
-                row = _RowGroup(self, e, group)
-                slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
-                slot = e.b.add(slot, e.b.sub(panel, first_panel))
-                sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
-                block.multiply(row, panel, sums)
-                with e.when(block.is_last()):
-                    self._finish(e, row, panel, sums)
+        for part in _parts(self):
+            with (
+                e.loop(0, len(self.geometry.taps)) as tap,
+                e.loop(part.first, part.end, self.depth_block) as depth_start,
+            ):
+                count = e.minimum_integer(i64(self.depth_block), e.b.sub(i64(part.end), depth_start))
+                block = _Block(self, e, part, tap, depth_start, count, first_panel)
+                if self.is_staged:
+                    with e.loop(first_panel, last_panel) as panel:
+                        block.stage(panel)
+                with e.loop(first_panel, last_panel) as panel, e.loop(first_group, last_group) as group:
+                    row = _RowGroup(self, e, group)
+                    slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
+                    slot = e.b.add(slot, e.b.sub(panel, first_panel))
+                    sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
+                    block.multiply(row, panel, sums)
+                    with e.when(block.is_last()):
+                        self._finish(e, row, panel, sums)
 
     def _finish(self, e: Emitter, row: "_RowGroup", panel: Value, sums: Value) -> None:
         """Finished sums of one row group and panel, through the epilogue, to the output."""
@@ -202,6 +217,27 @@ class Contraction(Kernel):
                 epilogue.store(v, value, out, absolute, self.out_stride)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows first <= k < end of the weight, and where what they are multiplied with is."""
+
+    geometry: Geometry
+    operand: int
+    first: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.geometry.depth
+
+
+def _parts(kernel: Contraction) -> list[_Part]:
+    parts = [_Part(kernel.geometry, 0, 0)]
+    first_operand = kernel.live_operand + LIVE_OPERANDS * len(kernel.live)
+    for number, geometry in enumerate(kernel.others, first_operand):
+        parts.append(_Part(geometry, number, parts[-1].end))
+    return parts
+
+
 @dataclass
 class _RowGroup:
     """Rows of one micro-kernel call: consecutive pixels of one image row."""
@@ -219,15 +255,15 @@ class _RowGroup:
         self.inner = k.partition.start(e, self.within)
         self.first_row = e.b.add(e.b.mul(image_row, i64(k.geometry.inner)), self.inner)
 
-    def input_offset(self) -> Value:
-        e, k = self.e, self.kernel
-        parts = (
-            (self.batch, k.geometry.batch_stride),
-            (self.outer, k.geometry.outer_stride),
-            (self.inner, k.geometry.inner_stride),
+    def input_offset(self, geometry: Geometry) -> Value:
+        e = self.e
+        steps = (
+            (self.batch, geometry.batch_stride),
+            (self.outer, geometry.outer_stride),
+            (self.inner, geometry.inner_stride),
         )
         offset = i64(0)
-        for index, stride in parts:
+        for index, stride in steps:
             offset = e.b.add(offset, e.b.mul(index, i64(stride)))
         return offset
 
@@ -243,6 +279,7 @@ class _Block:
 
     kernel: Contraction
     e: Emitter
+    part: _Part
     tap: Value
     start: Value
     count: Value
@@ -252,7 +289,7 @@ class _Block:
         """Offset of the block in the packed weights [panel][tap][depth][width]."""
         e, k = self.e, self.kernel
         at = e.b.add(e.b.mul(panel, i64(len(k.geometry.taps))), self.tap)
-        return e.b.mul(e.b.add(e.b.mul(at, i64(k.geometry.depth)), self.start), i64(k.width))
+        return e.b.mul(e.b.add(e.b.mul(at, i64(k.depth)), self.start), i64(k.width))
 
     def _staged(self, panel: Value) -> Value:
         e, k = self.e, self.kernel
@@ -265,9 +302,8 @@ class _Block:
         source = e.at(operand(e, 1), self._weights(panel), ELEMENT[k.weight_dtype])
         target = self._staged(panel)
         if k.live:
-            first_live = FIRST_OPERAND + sum(step.takes_operand for step in k.steps)
             columns = panel_columns(e, panel, k.vectors, k.columns if k.gated else None)
-            live = LiveWeights(e, k.live, first_live, panel)
+            live = LiveWeights(e, k.live, k.live_operand, panel)
             read = partial(e.load_vector, source, dtype=k.weight_dtype)
             live.add_rows(target, columns, read, self.tap, self.start, self.count)
             return
@@ -277,10 +313,11 @@ class _Block:
                 e.store_vector(e.load_vector(source, at, k.weight_dtype), target, at)
 
     def multiply(self, row: _RowGroup, panel: Value, sums: Value) -> None:
-        e, k = self.e, self.kernel
-        taps = constant_table(e.module, "taps_" + "_".join(map(str, k.geometry.taps)), I64, k.geometry.taps)
-        tap_offset = e.load(taps, self.tap, I64)
-        a = e.at(operand(e, 0), e.b.add(e.b.add(row.input_offset(), tap_offset), self.start))
+        e, k, geometry = self.e, self.kernel, self.part.geometry
+        taps = constant_table(e.module, "taps_" + "_".join(map(str, geometry.taps)), I64, geometry.taps)
+        pixel = e.b.add(row.input_offset(geometry), e.load(taps, self.tap, I64))
+        channel = e.b.sub(self.start, i64(self.part.first))
+        a = e.at(operand(e, self.part.operand), e.b.add(pixel, channel))
         b = self._staged(panel) if k.is_staged else e.at(operand(e, 1), self._weights(panel))
         first = e.b.icmp_signed("==", e.b.or_(self.tap, self.start), i64(0))
         accumulate = e.b.xor(first, ir.Constant(I1, 1))
@@ -288,7 +325,7 @@ class _Block:
             e,
             k.partition,
             k.vectors,
-            k.geometry.inner_stride,
+            geometry.inner_stride,
             1,
             row.within,
             a,
@@ -301,7 +338,7 @@ class _Block:
     def is_last(self) -> Value:
         e, k = self.e, self.kernel
         last_tap = e.b.icmp_signed("==", self.tap, i64(len(k.geometry.taps) - 1))
-        last_depth = e.b.icmp_signed(">=", e.b.add(self.start, i64(k.depth_block)), i64(k.geometry.depth))
+        last_depth = e.b.icmp_signed(">=", e.b.add(self.start, i64(k.depth_block)), i64(k.depth))
         return e.b.and_(last_tap, last_depth)
 
 

@@ -28,11 +28,14 @@ _LEAST_ROWS = 16
 class GroupNormStatistics(Kernel):
     """Operands: x, partials f32[batches][chunks][3][channels]: per channel x0, the mean of x - x0, and the
     sum of squared deviations from the mean.
+
+    Of the channels only `width` are in x; the operand of the partials begins at the first of them.
     """
 
     batches: int
     rows: int
     channels: int
+    width: int
     stride: int
 
     kind = "group_norm_statistics"
@@ -78,7 +81,7 @@ class GroupNormStatistics(Kernel):
             e.store_masked(mean, means, channel, mask)
             e.store_masked(e.b.fsub(squares, e.b.fmul(total, mean)), spreads, channel, mask)
 
-        e.columns(self.channels, column)
+        e.columns(self.width, column)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ _ENOUGH_TILES = 12
 @dataclass(frozen=True)
 class WinogradConvolution(Kernel):
     """Static shape. Operands: x or V, w in panels, out, one per step that takes one, then those of `live`
-    terms, and last the factors of the grid's normalisation, unless V is given.
+    terms; unless V is given, then the factors of the grid's normalisation and the parts of x but the first.
 
     The output is the grid's maps of `columns` channels, rows `out_stride` f32 apart. The first operand is V
     if it is `prepared`.
@@ -119,8 +119,14 @@ class WinogradConvolution(Kernel):
 
     @property
     def factors_operand(self) -> int:
-        """Number of the operand with the factors of a normalisation: the last one."""
+        """Number of the operand with the factors of a normalisation, if there is one."""
         return self.live_operand + LIVE_OPERANDS * len(self.live)
+
+    @property
+    def input_operands(self) -> tuple[int, ...]:
+        """Numbers of the operands with the parts of x."""
+        second = self.factors_operand + (self.grid.normalisation is not None)
+        return (0, *range(second, second + len(self.grid.parts) - 1))
 
     # Scratch: V, U of a group, M, and pixels, of a run's windows or of a tile's finished sums; in floats
 
@@ -201,6 +207,7 @@ class _Work:
         e, k, grid = self.e, self.kernel, self.kernel.grid
         columns, last = i64(grid.columns), e.b.add(self.first, self.count)
         factors = operand(e, k.factors_operand) if grid.normalisation else None
+        x = [operand(e, number) for number in k.input_operands]
         row_end = e.b.sdiv(e.b.add(last, i64(grid.columns - 1)), columns)
         with e.loop(e.b.sdiv(self.first, columns), row_end) as row:
             begin = e.maximum_integer(self.first, e.b.mul(row, columns))
@@ -208,7 +215,7 @@ class _Work:
             with e.loop(begin, end, grid.run) as tile:
                 count = e.minimum_integer(i64(grid.run), e.b.sub(end, tile))
                 row_of = partial(self._row, e.b.sub(tile, self.first))
-                Run(e, grid, operand(e, 0), factors, self.pixels, tile, count, row_of).transform()
+                Run(e, grid, x, factors, self.pixels, tile, count, row_of).transform()
 
     def _row(self, first: Value, index: Value) -> Value:
         """Where V of a tile begins, `index` behind number `first` of the block."""

@@ -15,8 +15,8 @@ _GRAIN_ELEMENTS = 1 << 18
 
 @dataclass(frozen=True)
 class WinogradInput(Kernel):
-    """Operands: x, v, and the factors if the grid is normalised. V is laid out as `TileGrid` says, block by
-    block. A tile of work is a run of tiles of the map.
+    """Operands: the first part of x, v, the factors if the grid is normalised, and the other parts of x. V is
+    laid out as `TileGrid` says, block by block. A tile of work is a run of tiles of the map.
     """
 
     grid: TileGrid
@@ -59,5 +59,7 @@ class WinogradInput(Kernel):
             block, within = e.b.sdiv(number, i64(grid.block)), e.b.srem(number, i64(grid.block))
             return e.at(v, e.b.add(e.b.mul(block, i64(grid.v_block)), e.b.mul(within, i64(grid.v_row))))
 
+        second = 2 + (grid.normalisation is not None)
+        x = [operand(e, number) for number in (0, *range(second, second + len(grid.parts) - 1))]
         factors = operand(e, 2) if grid.normalisation else None
-        Run(e, grid, operand(e, 0), factors, scratch(e), first, count, row).transform()
+        Run(e, grid, x, factors, scratch(e), first, count, row).transform()

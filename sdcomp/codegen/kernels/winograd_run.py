@@ -6,14 +6,14 @@ times; that costs what writing and reading a normalised map would, which need no
 transformed, all channels at once: planes of V are many pages apart, and each visit should be worth its way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 from sdcomp.codegen.builder import Emitter, Value, i64
 from sdcomp.codegen.kernels import transforms
 from sdcomp.codegen.kernels.group_norm import FACTORS, apply_factors
-from sdcomp.codegen.kernels.winograd_tiles import TileGrid
+from sdcomp.codegen.kernels.winograd_tiles import Part, TileGrid
 from sdcomp.winograd.matrices import floats
 
 
@@ -21,13 +21,13 @@ from sdcomp.winograd.matrices import floats
 class Run:
     """Emits the run of `count` tiles that begins with tile `first`; none of them is in another row.
 
-    x is the input, `factors` those of the normalisation if there is one, `pixels` scratch memory of
-    `run_floats`. `v(tile)` is where the row of V of a tile, counted from the first, begins.
+    `x` are the parts of the input, `factors` those of the normalisation if there is one, `pixels` scratch
+    memory of `run_floats`. `v(tile)` is where the row of V of a tile, counted from the first, begins.
     """
 
     e: Emitter
     grid: TileGrid
-    x: Value
+    x: Sequence[Value]
     factors: Value
     pixels: Value
     first: Value
@@ -61,20 +61,27 @@ class Run:
             begin, end = e.b.select(inside, left, self.width), e.b.select(inside, right, self.width)
             line = e.b.add(e.b.mul(self.batch, i64(grid.source_height)), row)
             line = e.b.add(e.b.mul(line, i64(grid.source_width)), self.left)
-            source = e.at(self.x, e.b.mul(line, i64(grid.stride)))
             for start, stop in ((i64(0), begin), (end, self.width)):
                 with e.loop(start, stop) as j, e.loop(0, grid.filled_depth, grid.lanes) as channel:
                     e.store_vector(e.zeros(), into, e.b.add(e.b.mul(j, i64(grid.filled_depth)), channel))
-            with e.loop(begin, end) as j, e.loop(0, grid.filled_depth, grid.lanes) as channel:
-                pixel = e.at(source, e.b.mul(j, i64(grid.stride)))
-                at = e.b.add(e.b.mul(j, i64(grid.filled_depth)), channel)
-                e.store_vector(self._pixel(pixel, channel), into, at)
+            first = accumulate((part.channels for part in grid.parts), initial=0)
+            for number, part, x in zip(first, grid.parts, self.x, strict=False):
+                self._read_part(part, number, e.at(x, e.b.mul(line, i64(part.stride))), into, begin, end)
 
-    def _pixel(self, pixel: Value, channel: Value) -> Value:
-        """A vector of a pixel, normalised or as it is."""
+    def _read_part(
+        self, part: Part, first: int, source: Value, into: Value, begin: Value, end: Value
+    ) -> None:
+        """A part of pixels begin <= j < end of a row, whose channels are those from `first` on."""
         e, grid = self.e, self.grid
-        mask = e.mask(e.b.sub(i64(grid.depth), channel)) if grid.depth % grid.lanes else None
-        value = e.load_masked(pixel, channel, mask)
+        with e.loop(begin, end) as j, e.loop(0, part.channels, grid.lanes) as channel:
+            mask = e.mask(e.b.sub(i64(part.channels), channel)) if part.channels % grid.lanes else None
+            value = e.load_masked(e.at(source, e.b.mul(j, i64(part.stride))), channel, mask)
+            channel = e.b.add(channel, i64(first))
+            at = e.b.add(e.b.mul(j, i64(grid.filled_depth)), channel)
+            e.store_vector(self._normalised(value, channel, mask), into, at)
+
+    def _normalised(self, value: Value, channel: Value, mask: Value | None) -> Value:
+        e, grid = self.e, self.grid
         if grid.normalisation is None:
             return value
         factors = e.at(self.factors, e.b.mul(self.batch, i64(FACTORS * grid.depth)))

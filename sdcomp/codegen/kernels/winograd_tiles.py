@@ -17,12 +17,21 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Channels of a map that are side by side in memory, pixels `stride` f32 apart."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
 class TileGrid:
     """Static shape: m x m pixels of `batches` maps of height x width are a tile, `block` tiles a block.
 
-    The input has samples of source_height x source_width pixels of `depth` channels, `stride` f32 apart;
-    `border` rows and columns of zeros are missing above and left of it, and what windows need below and
-    right. The convolution is of the input, normalised if so said, upsampled `scale` times.
+    The input has samples of source_height x source_width pixels. Their channels are those of the parts, one
+    behind the other; all parts but the last have whole vectors of them. `border` rows and columns of zeros
+    are missing above and left of the input, and what windows need below and right. The convolution is of the
+    input, normalised if so said, upsampled `scale` times.
 
     The windows of a block, transformed, are V[plane][tile][channel]. Rows of V are an odd number of cache
     lines long and planes padded by one: else what is read side by side would fall into one set of the
@@ -37,8 +46,7 @@ class TileGrid:
     source_height: int
     source_width: int
     border: tuple[int, int]
-    stride: int
-    depth: int
+    parts: tuple[Part, ...]
     lanes: int
     normalisation: Normalisation | None = None
     block: int = 1
@@ -46,6 +54,11 @@ class TileGrid:
     @property
     def transform(self) -> Transform:
         return transform(self.m, self.scale)
+
+    @property
+    def depth(self) -> int:
+        """Channels of the input."""
+        return sum(part.channels for part in self.parts)
 
     @property
     def planes(self) -> int:

@@ -9,7 +9,7 @@ from sdcomp.codegen.kernels.contraction import Contraction, Geometry, panel_vect
 from sdcomp.codegen.kernels.epilogue import Step
 from sdcomp.codegen.kernels.winograd import WinogradConvolution
 from sdcomp.codegen.kernels.winograd_input import WinogradInput
-from sdcomp.codegen.kernels.winograd_tiles import Normalisation, TileGrid
+from sdcomp.codegen.kernels.winograd_tiles import Normalisation, Part, TileGrid
 from sdcomp.codegen.plan import Buffer, View
 from sdcomp.codegen.weights import Panels, Vector, matrix_dtype
 from sdcomp.errors import PassError
@@ -44,7 +44,10 @@ def match(root: Node, context: Context) -> Group | None:
     values = [node for _, node in chain.steps if node is not None and node not in context.constants]
     values += [term.strength for term in terms]
     return Group(
-        root, (_source(chain.anchor, context), *values), lambda lowering: _lower(root, chain, lowering)
+        root,
+        (_source(chain.anchor, context), *values),
+        lambda lowering: _lower(root, chain, lowering),
+        takes_parts=chain.anchor.op != "conv2d",
     )
 
 
@@ -172,23 +175,25 @@ def _same_samples(node: Node, other: Node, anchor: Node) -> bool:
 
 def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
     anchor = chain.anchor
-    x = lowering.view(_source(anchor, lowering.context))
+    parts = lowering.parts(_source(anchor, lowering.context))
     weight, terms = split_live(_weight(anchor))
     columns = anchor.shape[-1]
     vectors = panel_vectors(lowering.target, columns, chain.gated)
     width, dtype = vectors * lowering.target.lanes, matrix_dtype(weight, lowering.weights)
-    operands: list[View | Buffer] = [x, lowering.weight(weight, Panels(width, dtype, chain.gated))]
+    operands: list[View | Buffer] = [parts[0], lowering.weight(weight, Panels(width, dtype, chain.gated))]
     steps, extra = _steps(chain, anchor, width, lowering)
     live, factors = lower_terms(weight, terms, Panels(width, dtype, chain.gated), lowering)
     out = lowering.result(root)
     if not _rows_match(root, anchor):
         raise PassError(f"{label(anchor)}: the fused output {root.type} has other rows than {anchor.type}")
     if anchor.op == "winograd_output":
-        winograd = _winograd(anchor, x, out, dtype.value, steps, vectors, lowering)
-        _call_winograd(replace(winograd, live=live), anchor, [*operands, out, *extra, *factors], lowering)
+        winograd = _winograd(anchor, parts, out, dtype.value, steps, vectors, lowering)
+        operands += [out, *extra, *factors]
+        _call_winograd(replace(winograd, live=live), anchor, operands, parts[1:], lowering)
         return
+    geometry, *others = (_geometry(anchor, x) for x in parts)
     kernel = Contraction(
-        _geometry(anchor, x),
+        geometry,
         columns,
         out.stride,
         dtype.value,
@@ -198,42 +203,58 @@ def _lower(root: Node, chain: _Chain, lowering: Lowering) -> None:
         tile_rows=lowering.target.tile_rows(vectors),
         lanes=lowering.target.lanes,
         live=live,
+        others=tuple(others),
     ).tiled(lowering.target)
-    lowering.call(kernel, [*operands, out, *extra, *factors], 2, label(anchor))
+    lowering.call(kernel, [*operands, out, *extra, *factors, *parts[1:]], 2, label(anchor))
 
 
 def _call_winograd(
-    kernel: WinogradConvolution, anchor: Node, operands: list[View | Buffer], lowering: Lowering
+    kernel: WinogradConvolution,
+    anchor: Node,
+    operands: list[View | Buffer],
+    others: list[View],
+    lowering: Lowering,
 ) -> None:
-    """The kernel as the target's caches want it, and before it those that prepare what it reads."""
+    """The kernel as the target's caches want it, and before it those that prepare what it reads.
+
+    `others` are the parts of the map but the first, which is among the operands.
+    """
     kernel = kernel.tiled(lowering.target)
     normalised = _normalised(anchor, lowering.context)
-    norm = [normalisation.lower_factors(normalised.norm, lowering)] if normalised else []
+    read: list[View | Buffer] = [normalisation.lower_factors(normalised.norm, lowering)] if normalised else []
+    read += others
     if kernel.prepared:
         stage = WinogradInput(kernel.grid)
         tiles = lowering.temporary(stage.bytes)
-        lowering.call(stage, [operands[0], tiles, *norm], 1, label(anchor))
-        operands, norm = [tiles, *operands[1:]], []
-    lowering.call(kernel, [*operands, *norm], 2, label(anchor))
+        lowering.call(stage, [operands[0], tiles, *read], 1, label(anchor))
+        operands, read = [tiles, *operands[1:]], []
+    lowering.call(kernel, [*operands, *read], 2, label(anchor))
 
 
 def _winograd(
-    anchor: Node, x: View, out: View, dtype: str, steps: tuple[Step, ...], vectors: int, lowering: Lowering
+    anchor: Node,
+    parts: list[View],
+    out: View,
+    dtype: str,
+    steps: tuple[Step, ...],
+    vectors: int,
+    lowering: Lowering,
 ) -> WinogradConvolution:
     batches, height, width, columns = anchor.shape
     padded, normalised = _stages(anchor)[0], _normalised(anchor, lowering.context)
-    top, left = padded.integers("padding")[:2] if padded.shape != x.shape else (0, 0)
+    source_height, source_width = parts[0].shape[1:3]
+    is_bare = padded.shape[1:3] != (source_height, source_width)
+    top, left = padded.integers("padding")[:2] if is_bare else (0, 0)
     grid = TileGrid(
         m=anchor.integer("m"),
         scale=anchor.integer("scale"),
         batches=batches,
         height=height,
         width=width,
-        source_height=x.shape[1],
-        source_width=x.shape[2],
+        source_height=source_height,
+        source_width=source_width,
         border=(top, left),
-        stride=x.stride,
-        depth=x.channels,
+        parts=tuple(Part(x.channels, x.stride) for x in parts),
         lanes=lowering.target.lanes,
         normalisation=Normalisation(normalised.activation) if normalised else None,
     )

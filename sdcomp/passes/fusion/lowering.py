@@ -48,6 +48,8 @@ class Group:
     root: Node
     inputs: tuple[Node, ...]
     lower: Callable[["Lowering"], None]
+    takes_parts: bool = False
+    """Whether the kernels can read the first input in parts (`parts.py`)."""
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Lowering:
     state: dict[str, Buffer]
     """State values of the artifact by name: filled by one program, read by another."""
     weight_buffers: dict[PackedWeight, Buffer]
+    in_parts: frozenset[Node] = frozenset()
     views: dict[Node, View] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
 
@@ -72,6 +75,10 @@ class Lowering:
             buffer = self.weight(node, Rows(DType.F32))
             return View(buffer, TensorType(node.shape), node.shape[-1] if node.shape else 1)
         return self.views[node]
+
+    def parts(self, node: Node) -> list[View]:
+        """Where a node's value is: the channels of each view behind those of the one before."""
+        return [self.view(operand) for operand in (node.operands if node in self.in_parts else (node,))]
 
     def result(self, node: Node) -> View:
         """A fresh place for a node's value: the caller's memory for an output, state for a carried one,

@@ -70,6 +70,8 @@ def _lower_slice(root: Node, lowering: Lowering) -> None:
 
 
 def _lower_concat(root: Node, lowering: Lowering) -> None:
+    if root in lowering.in_parts:
+        return
     out = lowering.result(root)
     at, axis = 0, root.integer("axis")
     for operand in root.operands:

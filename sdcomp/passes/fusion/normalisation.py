@@ -3,6 +3,7 @@ alone.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 
 from sdcomp.codegen.kernels.group_norm import (
@@ -12,10 +13,10 @@ from sdcomp.codegen.kernels.group_norm import (
     GroupNormStatistics,
 )
 from sdcomp.codegen.kernels.rows import LayerNorm, Softmax
-from sdcomp.codegen.plan import Buffer
+from sdcomp.codegen.plan import Buffer, View
 from sdcomp.codegen.weights import Rows
 from sdcomp.ir.graph import Node
-from sdcomp.ir.types import DType
+from sdcomp.ir.types import DType, TensorType
 from sdcomp.passes.fusion.lowering import Context, Group, Lowering, label
 
 _NO_PADDING = (0, 0, 0, 0)
@@ -55,14 +56,17 @@ def group_norm_chain(root: Node, context: Context) -> GroupNormChain | None:
 
 def lower_factors(norm: Node, lowering: Lowering) -> Buffer:
     """Mean, factor and offset of every sample and channel, as `GroupNormCombine` leaves them."""
-    x = lowering.view(norm.operands[0])
     gamma, beta = (lowering.weight(parameter, Rows(DType.F32)) for parameter in norm.operands[1:])
-    batches, channels = x.shape[0], x.channels
-    statistics = GroupNormStatistics(batches, prod(x.shape[1:-1]), channels, x.stride)
-    combine = GroupNormCombine(statistics, norm.integer("groups"), norm.number("eps"))
-    partials = lowering.temporary(4 * statistics.partial_floats)
+    batches, rows, channels = norm.shape[0], prod(norm.shape[1:-1]), norm.shape[-1]
+    parts = lowering.parts(norm.operands[0])
+    each = [GroupNormStatistics(batches, rows, channels, x.channels, x.stride) for x in parts]
+    combine = GroupNormCombine(each[0], norm.integer("groups"), norm.number("eps"))
+    partials = lowering.temporary(4 * each[0].partial_floats)
     factors = lowering.temporary(4 * FACTORS * batches * channels)
-    lowering.call(statistics, [x, partials], 1, label(norm))
+    firsts = accumulate((x.channels for x in parts), initial=0)
+    for statistics, x, first in zip(each, parts, firsts, strict=False):
+        place = View(partials, TensorType((x.channels,)), channels, first)
+        lowering.call(statistics, [x, place], 1, label(norm))
     lowering.call(combine, [partials, gamma, beta, factors], 3, label(norm))
     return factors
 
