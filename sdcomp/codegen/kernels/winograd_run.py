@@ -64,9 +64,9 @@ class Run:
             for start, stop in ((i64(0), begin), (end, self.width)):
                 with e.loop(start, stop) as j, e.loop(0, grid.filled_depth, grid.lanes) as channel:
                     e.store_vector(e.zeros(), into, e.b.add(e.b.mul(j, i64(grid.filled_depth)), channel))
-            first = accumulate((part.channels for part in grid.parts), initial=0)
-            for number, part, x in zip(first, grid.parts, self.x, strict=False):
-                self._read_part(part, number, e.at(x, e.b.mul(line, i64(part.stride))), into, begin, end)
+            firsts = accumulate((part.channels for part in grid.parts), initial=0)
+            for first, part, x in zip(firsts, grid.parts, self.x, strict=False):
+                self._read_part(part, first, e.at(x, e.b.mul(line, i64(part.stride))), into, begin, end)
 
     def _read_part(
         self, part: Part, first: int, source: Value, into: Value, begin: Value, end: Value

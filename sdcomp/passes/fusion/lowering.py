@@ -64,6 +64,7 @@ class Lowering:
     """State values of the artifact by name: filled by one program, read by another."""
     weight_buffers: dict[PackedWeight, Buffer]
     in_parts: frozenset[Node] = frozenset()
+    """Concatenations that are not written: readers take their operands."""
     views: dict[Node, View] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
 
