@@ -16,7 +16,7 @@ from functools import partial
 from sdcomp.codegen.builder import ELEMENT, I1, I64, Emitter, Value, constant_table, i64
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
-from sdcomp.codegen.kernels.epilogue import FIRST_OPERAND, Epilogue, Step
+from sdcomp.codegen.kernels.epilogue import Epilogue, Step, operand_behind
 from sdcomp.codegen.kernels.live import OPERANDS as LIVE_OPERANDS
 from sdcomp.codegen.kernels.live import KroneckerTerm, LiveWeights, panel_columns
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
@@ -121,7 +121,7 @@ class Contraction(Kernel):
     @property
     def live_operand(self) -> int:
         """Number of the first operand of the live terms."""
-        return FIRST_OPERAND + sum(step.takes_operand for step in self.steps)
+        return operand_behind(self.steps)
 
     @property
     def is_staged(self) -> bool:
@@ -190,13 +190,17 @@ class Contraction(Kernel):
                     with e.loop(first_panel, last_panel) as panel:
                         block.stage(panel)
                 with e.loop(first_panel, last_panel) as panel, e.loop(first_group, last_group) as group:
-                    row = _RowGroup(self, e, group)
                     slot = e.b.mul(e.b.sub(group, first_group), i64(self.panel_block))
                     slot = e.b.add(slot, e.b.sub(panel, first_panel))
-                    sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
-                    block.multiply(row, panel, sums)
-                    with e.when(block.is_last()):
-                        self._finish(e, row, panel, sums)
+                    self._compute(e, block, group, panel, slot)
+
+    def _compute(self, e: Emitter, block: "_Block", group: Value, panel: Value, slot: Value) -> None:
+        """A block's share of the sums of one row group and panel, which are number `slot` of the tile."""
+        row = _RowGroup(self, e, group)
+        sums = e.at(scratch(e), e.b.mul(slot, i64(self.partition.rows * self.width)))
+        block.multiply(row, panel, sums)
+        with e.when(block.is_last()):
+            self._finish(e, row, panel, sums)
 
     def _finish(self, e: Emitter, row: "_RowGroup", panel: Value, sums: Value) -> None:
         """Finished sums of one row group and panel, through the epilogue, to the output."""

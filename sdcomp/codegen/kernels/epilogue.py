@@ -7,7 +7,7 @@ from sdcomp.codegen.builder import Emitter, Value, i64
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import operand
 
-FIRST_OPERAND = 3
+_FIRST_OPERAND = 3
 """Epilogue operands follow x, w and out."""
 
 
@@ -28,6 +28,11 @@ class Step:
     @property
     def takes_operand(self) -> bool:
         return self.kind in ("bias", "batch_vector", "tensor", "scale")
+
+
+def operand_behind(steps: tuple[Step, ...]) -> int:
+    """Number of the first operand behind those of the steps."""
+    return _FIRST_OPERAND + sum(step.takes_operand for step in steps)
 
 
 @dataclass
@@ -84,7 +89,7 @@ class Epilogue:
         self.e.store_masked(value, out, self.e.b.add(start, i64(v * self.e.target.lanes)), self.masks[v])
 
     def _numbered(self) -> Iterator[tuple[int, Step, int]]:
-        index = FIRST_OPERAND
+        index = _FIRST_OPERAND
         for number, step in enumerate(self.steps):
             yield number, step, index
             index += step.takes_operand

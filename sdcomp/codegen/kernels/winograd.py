@@ -26,7 +26,7 @@ import llvmlite.ir as ir
 from sdcomp.codegen.builder import ELEMENT, I1, Emitter, Value, i64
 from sdcomp.codegen.kernels import transforms
 from sdcomp.codegen.kernels.base import Kernel, operand, scratch
-from sdcomp.codegen.kernels.epilogue import FIRST_OPERAND, Epilogue, Step
+from sdcomp.codegen.kernels.epilogue import Epilogue, Step, operand_behind
 from sdcomp.codegen.kernels.live import OPERANDS as LIVE_OPERANDS
 from sdcomp.codegen.kernels.live import KroneckerTerm, LiveWeights
 from sdcomp.codegen.kernels.microkernel import Partition, call_by_group
@@ -115,7 +115,7 @@ class WinogradConvolution(Kernel):
     @property
     def live_operand(self) -> int:
         """Number of the first operand of the live terms."""
-        return FIRST_OPERAND + sum(step.takes_operand for step in self.steps)
+        return operand_behind(self.steps)
 
     @property
     def factors_operand(self) -> int:
@@ -125,8 +125,7 @@ class WinogradConvolution(Kernel):
     @property
     def input_operands(self) -> tuple[int, ...]:
         """Numbers of the operands with the parts of x."""
-        second = self.factors_operand + (self.grid.normalisation is not None)
-        return (0, *range(second, second + len(self.grid.parts) - 1))
+        return self.grid.part_operands(self.factors_operand + (self.grid.normalisation is not None))
 
     # Scratch: V, U of a group, M, and pixels, of a run's windows or of a tile's finished sums; in floats
 

@@ -59,7 +59,6 @@ class WinogradInput(Kernel):
             block, within = e.b.sdiv(number, i64(grid.block)), e.b.srem(number, i64(grid.block))
             return e.at(v, e.b.add(e.b.mul(block, i64(grid.v_block)), e.b.mul(within, i64(grid.v_row))))
 
-        second = 2 + (grid.normalisation is not None)
-        x = [operand(e, number) for number in (0, *range(second, second + len(grid.parts) - 1))]
+        x = [operand(e, number) for number in grid.part_operands(2 + (grid.normalisation is not None))]
         factors = operand(e, 2) if grid.normalisation else None
         Run(e, grid, x, factors, scratch(e), first, count, row).transform()

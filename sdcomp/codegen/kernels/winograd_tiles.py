@@ -60,6 +60,10 @@ class TileGrid:
         """Channels of the input."""
         return sum(part.channels for part in self.parts)
 
+    def part_operands(self, second: int) -> tuple[int, ...]:
+        """Numbers of a kernel's operands with the parts: the first of all, and those from `second` on."""
+        return (0, *range(second, second + len(self.parts) - 1))
+
     @property
     def planes(self) -> int:
         return self.transform.planes
