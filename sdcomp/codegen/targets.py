@@ -30,6 +30,13 @@ class Target:
         """As LLVM's target machine takes it."""
         return ",".join(f"+{feature}" for feature in self.features)
 
+    @property
+    def scales_by_powers(self) -> bool:
+        """Whether it has instructions for x - floor(x) and for x 2^floor(y) on whole registers (VREDUCEPS and
+        VSCALEFPS).
+        """
+        return "avx512dq" in self.features
+
     def tile_rows(self, vectors: int) -> int:
         """Rows of a micro-kernel `vectors` wide: accumulators, one panel row and one broadcast fill the
         register file.

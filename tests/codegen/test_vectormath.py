@@ -1,6 +1,8 @@
 """Vector functions, value by value over the whole range of f32, against numpy and torch in f64."""
 
+import re
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 from sdcomp.codegen.builder import Emitter, Value
 from sdcomp.codegen.kernels import vectormath
 from sdcomp.codegen.kernels.base import Kernel, operand
-from sdcomp.codegen.targets import Target
+from sdcomp.codegen.targets import TARGETS, Target
 from sdcomp.ir.types import Array
+from tests.codegen.assembly import assembly, function
 from tests.codegen.case import ROUNDING, isa
 from tests.codegen.contractions import ACTIVATIONS
 from tests.codegen.jit import Jit
@@ -31,6 +34,8 @@ def inputs() -> Array:
 
 
 X = inputs()
+
+_ARITHMETIC = re.compile(r"\tv(?!mov|broadcast|zeroupper|x?or)\w+\t")
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,17 @@ def test_exp2_of_whole_numbers_is_exact(compiled: dict[str, Array]) -> None:
     np.testing.assert_array_equal(compiled["exp2_6"][whole], np.exp2(X[whole].astype(np.float64)))
 
 
+@pytest.mark.parametrize(
+    ("target", "most"),
+    [pytest.param(TARGETS["x86-64-v3"], 11, id="v3"), pytest.param(TARGETS["x86-64-v4"], 8, id="v4")],
+)
+def test_exp2_is_few_instructions(target: Target, most: int) -> None:
+    """A quarter of attention's instructions that are not fused multiply-adds of the products are powers'."""
+    lines = function(assembly(Function("exp2_5_negative", target.lanes), target), "kernel")
+    arithmetic = [line for line in lines if _ARITHMETIC.search(line)]
+    assert len(arithmetic) == most, arithmetic
+
+
 @isa
 @pytest.mark.parametrize("name", ["sigmoid", "silu", "quick_gelu"])
 def test_sigmoids(compiled: dict[str, Array], name: str) -> None:
@@ -152,9 +168,10 @@ def test_polynomial_is_close_to_the_best() -> None:
     """Its error oscillates with nearly equal peaks, so no polynomial of that degree is much better (de la
     Vallee-Poussin).
     """
-    f = np.linspace(-0.5, 0.5, 20001)
-    for degree in (5, 6):
-        error = np.polynomial.polynomial.polyval(f, vectormath.exp2_coefficients(degree)) - np.exp2(f)
+    for degree, first in product((5, 6), (-0.5, 0.0)):
+        f = np.linspace(first, first + 1, 20001)
+        coefficients = vectormath.exp2_coefficients(degree, first)
+        error = np.polynomial.polynomial.polyval(f, coefficients) - np.exp2(f)
         error = error[error != 0]
         peaks = [part.max() for part in np.split(np.abs(error), np.flatnonzero(np.diff(np.sign(error))) + 1)]
         assert len(peaks) >= degree + 2

@@ -1,5 +1,6 @@
 """Transcendental functions on vectors, as polynomials: LLVM would call libm lane by lane."""
 
+from collections.abc import Sequence
 from functools import cache
 from math import log2
 
@@ -14,33 +15,56 @@ _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126.0, 127.0
 
 
 @cache
-def exp2_coefficients(degree: int) -> tuple[float, ...]:
-    """2^f on [-1/2, 1/2], lowest power first: interpolation in Chebyshev nodes, which is within a factor of
-    two of the best.
+def exp2_coefficients(degree: int, first: float) -> tuple[float, ...]:
+    """2^f on [first, first + 1], lowest power first: interpolation in Chebyshev nodes, which is within a
+    factor of two of the best.
     """
-    nodes = 0.5 * np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+    nodes = first + 0.5 + 0.5 * np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
     return tuple(float(c) for c in np.polynomial.polynomial.polyfit(nodes, np.exp2(nodes), degree))
 
 
 def exp2(e: Emitter, x: Value, degree: int = 6, negative: bool = False) -> Value:
-    """2^x = 2^n 2^f with n = round(x): the polynomial's exponent field is raised by n. Saturates at 2^-126
-    and 2^127.
+    """2^x = 2^n 2^f with n + f = x; 2^f is a polynomial. Saturates at 2^-126 and 2^127.
 
     `negative` promises x <= 0 and saves the upper bound.
     """
     x = e.maximum(x, e.splat(_LOWEST_EXPONENT))
     if not negative:
         x = e.b.select(e.b.fcmp_ordered("<", x, e.splat(_HIGHEST_EXPONENT)), x, e.splat(_HIGHEST_EXPONENT))
+    return _scaled_power(e, x, degree) if e.target.scales_by_powers else _shifted_power(e, x, degree)
+
+
+def _scaled_power(e: Emitter, x: Value, degree: int) -> Value:
+    """n = floor(x): one instruction takes x - floor(x), and one multiplies by 2^floor(x)."""
+    mask, downwards = ir.IntType(e.target.lanes), ir.Constant(I32, 1)
+    every_lane, as_set = ir.Constant(mask, -1), ir.Constant(I32, 4)
+
+    def call(name: str, *operands: Value) -> Value:
+        arguments = [*operands, e.zeros(), every_lane, as_set]
+        kind = ir.FunctionType(e.vector, [argument.type for argument in arguments])
+        return e.b.call(e.declare(f"llvm.x86.avx512.mask.{name}.ps.512", kind), arguments)
+
+    return call("scalef", _polynomial(e, call("reduce", x, downwards), exp2_coefficients(degree, 0.0)), x)
+
+
+def _shifted_power(e: Emitter, x: Value, degree: int) -> Value:
+    """n = round(x): the polynomial's exponent field is raised by n."""
     # Adding 1.5 2^23 rounds to an integer, which the sum's lowest bits hold in two's complement.
     rounded = e.b.fadd(x, e.splat(_ROUNDER))
     fraction = e.b.fsub(x, e.b.fsub(rounded, e.splat(_ROUNDER)))
-    *rest, result = (e.splat(c) for c in exp2_coefficients(degree))
-    for coefficient in reversed(rest):
-        result = e.fma(result, fraction, coefficient)
+    result = _polynomial(e, fraction, exp2_coefficients(degree, -0.5))
     integers = ir.VectorType(I32, e.target.lanes)
     shift = ir.Constant(integers, [23] * e.target.lanes)
     exponent = e.b.shl(e.b.bitcast(rounded, integers), shift)
     return e.b.bitcast(e.b.add(e.b.bitcast(result, integers), exponent), e.vector)
+
+
+def _polynomial(e: Emitter, x: Value, coefficients: Sequence[float]) -> Value:
+    """By Horner's rule; lowest power first."""
+    *rest, result = (e.splat(c) for c in coefficients)
+    for coefficient in reversed(rest):
+        result = e.fma(result, x, coefficient)
+    return result
 
 
 def sigmoid(e: Emitter, x: Value, scale: float = 1.0) -> Value:
@@ -67,9 +91,7 @@ def gelu(e: Emitter, x: Value) -> Value:
     """
     z = e.b.fmul(e.intrinsic("fabs", x), e.splat(0.5**0.5))
     t = e.b.fdiv(e.splat(1.0), e.fma(z, e.splat(_ERF_SCALE), e.splat(1.0)))
-    *rest, series = (e.splat(a) for a in _ERF_POLYNOMIAL)
-    for coefficient in reversed(rest):
-        series = e.fma(series, t, coefficient)
+    series = _polynomial(e, t, _ERF_POLYNOMIAL)
     power = exp2(e, e.b.fmul(e.b.fmul(z, z), e.splat(-LOG2_E)), negative=True)
     half_tail = e.b.fmul(e.b.fmul(e.b.fmul(series, t), power), e.splat(0.5))
     positive = e.b.fcmp_ordered(">", x, e.zeros())
