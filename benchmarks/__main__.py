@@ -76,7 +76,7 @@ def _image(parser: argparse.ArgumentParser) -> None:
         "--peers",
         default="openvino",
         metavar="LIST",
-        help="openvino,onnxruntime,torch,stable-diffusion-cpp, or none: ''",
+        help="openvino,onnxruntime,torch,stable-diffusion-cpp,stable-diffusion-cpp-fa, or none: ''",
     )
     parser.add_argument("--runs", type=_positive, default=1, metavar="N", help="turns per program")
     parser.add_argument("--steps", type=_positive, default=20, metavar="N")

@@ -1,7 +1,7 @@
 """What a peer is: something that evaluates single networks, or something that makes whole pictures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
@@ -73,7 +73,5 @@ class PicturePeer(Runtime):
     """A runtime that reads a checkpoint itself and makes a whole picture: nothing else of it is measured."""
 
     @abstractmethod
-    def commands(self, picture: "Picture") -> Mapping[str, Sequence[str]]:
-        """By the label of each form: the command that makes the picture, but for the name of a PNG file, its
-        last argument.
-        """
+    def command(self, picture: "Picture") -> Sequence[str]:
+        """What makes the picture, but for the name of a PNG file, its last argument."""

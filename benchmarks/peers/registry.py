@@ -7,12 +7,14 @@ from benchmarks.peers.base import Peer, PicturePeer, Runtime
 from benchmarks.peers.onnxruntime import OnnxRuntime
 from benchmarks.peers.openvino import OpenVino
 from benchmarks.peers.pytorch import PyTorch
-from benchmarks.peers.stable_diffusion_cpp import StableDiffusionCpp
+from benchmarks.peers.stable_diffusion_cpp import FlashStableDiffusionCpp, StableDiffusionCpp
 from sdcomp.errors import UsageError
 
 PEERS: dict[str, Peer] = {peer.name: peer for peer in (PyTorch(), OpenVino(), OnnxRuntime())}
 
-PICTURE_PEERS: dict[str, PicturePeer] = {peer.name: peer for peer in (StableDiffusionCpp(),)}
+PICTURE_PEERS: dict[str, PicturePeer] = {
+    peer.name: peer for peer in (StableDiffusionCpp(), FlashStableDiffusionCpp())
+}
 
 _Kind = TypeVar("_Kind", bound=Runtime)
 

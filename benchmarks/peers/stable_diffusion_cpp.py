@@ -1,7 +1,7 @@
 """stable-diffusion.cpp: reads the same checkpoint and makes the whole picture itself."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from benchmarks.peers.base import PicturePeer
 from benchmarks.stable_diffusion_cpp import Request
@@ -15,29 +15,28 @@ class StableDiffusionCpp(PicturePeer):
 
     name = "stable-diffusion-cpp"
     packages = ("stable-diffusion-cpp-python",)
+    flash_attention: ClassVar[bool] = False
 
-    def commands(self, picture: "Picture") -> dict[str, tuple[str, ...]]:
-        """Without flash attention, which is its default, and with it in the UNet."""
-        labels = {False: "", True: "flash attention"}
-        return {label: _command(_request(picture, flash)) for flash, label in labels.items()}
+    def command(self, picture: "Picture") -> tuple[str, ...]:
+        options = picture.options()
+        request = Request(
+            checkpoint=str(picture.checkpoint),
+            prompt=options.prompt,
+            negative=options.negative,
+            size=picture.size,
+            steps=options.steps,
+            cfg_scale=options.cfg_scale,
+            seed=options.seed,
+            sampler=options.sampler,
+            schedule=options.schedule,
+            threads=picture.threads,
+            flash_attention=self.flash_attention,
+        )
+        return (sys.executable, "-m", "benchmarks.stable_diffusion_cpp", request.text())
 
 
-def _command(request: Request) -> tuple[str, ...]:
-    return (sys.executable, "-m", "benchmarks.stable_diffusion_cpp", request.text())
+class FlashStableDiffusionCpp(StableDiffusionCpp):
+    """The same with flash attention in the UNet: `--diffusion-fa` of its command line."""
 
-
-def _request(picture: "Picture", flash_attention: bool) -> Request:
-    options = picture.options()
-    return Request(
-        checkpoint=str(picture.checkpoint),
-        prompt=options.prompt,
-        negative=options.negative,
-        size=picture.size,
-        steps=options.steps,
-        cfg_scale=options.cfg_scale,
-        seed=options.seed,
-        sampler=options.sampler,
-        schedule=options.schedule,
-        threads=picture.threads,
-        flash_attention=flash_attention,
-    )
+    name = "stable-diffusion-cpp-fa"
+    flash_attention = True

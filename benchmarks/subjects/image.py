@@ -100,7 +100,7 @@ def network_cases(picture: Picture) -> dict[str, NetworkCase]:
 def measure_image(
     picture: Picture, peers: Sequence[Peer | PicturePeer], runs: int, folder: Path, report: Report
 ) -> Iterator[Record]:
-    """One record per form of each peer, or one of ours alone; programs take turns, `runs` each.
+    """One record per peer, or one of ours alone; programs take turns, `runs` each.
 
     A peer that is not installed is reported and left out. Raises ExecutionError if one fails, or if a peer
     makes another picture.
@@ -114,19 +114,17 @@ def measure_image(
         if not peer.is_installed(report):
             continue
         with TemporaryDirectory(dir=folder) as name:
-            for theirs in _makers(picture, peer, Path(name)):
-                yield _against(picture, theirs, runs, Path(name), report)
+            yield _against(picture, _maker(picture, peer, Path(name)), runs, Path(name), report)
 
 
-def _makers(picture: Picture, peer: Peer | PicturePeer, folder: Path) -> list[_Maker]:
+def _maker(picture: Picture, peer: Peer | PicturePeer, folder: Path) -> _Maker:
     output = folder / "peer.png"
     if isinstance(peer, PicturePeer):
-        forms = peer.commands(picture).items()
-        return [_Maker(peer.form_name(label), command, output) for label, command in forms]
+        return _Maker(peer.name, peer.command(picture), output)
     for network, case in network_cases(picture).items():
         (folder / network).mkdir()
         call_in_child(peer.name, picture.threads, partial(peer.prepare, case, folder / network))
-    return [_Maker(peer.name, (*_PEER, peer.name, str(folder), picture.text()), output)]
+    return _Maker(peer.name, (*_PEER, peer.name, str(folder), picture.text()), output)
 
 
 def _against(picture: Picture, theirs: _Maker, runs: int, folder: Path, report: Report) -> Record:

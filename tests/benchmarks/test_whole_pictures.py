@@ -14,7 +14,7 @@ from benchmarks import stable_diffusion_cpp
 from benchmarks.__main__ import main
 from benchmarks.peers.base import PicturePeer
 from benchmarks.peers.registry import PICTURE_PEERS
-from benchmarks.peers.stable_diffusion_cpp import StableDiffusionCpp
+from benchmarks.peers.stable_diffusion_cpp import FlashStableDiffusionCpp, StableDiffusionCpp
 from benchmarks.records import Record
 from benchmarks.stable_diffusion_cpp import Request
 from benchmarks.subjects import image
@@ -27,16 +27,15 @@ COPY = "import shutil, sys; shutil.copy(sys.argv[{source}], sys.argv[-1])"
 
 @dataclass(frozen=True)
 class Copier(PicturePeer):
-    """Its pictures are files."""
+    """Its picture is a file."""
 
-    files: dict[str, Path]
+    file: Path
 
     name = "copier"
     packages = ()
 
-    def commands(self, picture: Picture) -> dict[str, tuple[str, ...]]:
-        copy = (sys.executable, "-c", COPY.format(source=1))
-        return {label: (*copy, str(file)) for label, file in self.files.items()}
+    def command(self, picture: Picture) -> tuple[str, ...]:
+        return (sys.executable, "-c", COPY.format(source=1), str(self.file))
 
 
 @pytest.fixture
@@ -57,29 +56,28 @@ def measured(picture: Picture, peer: PicturePeer, folder: Path) -> tuple[list[Re
     return list(measure_image(picture, [peer], 1, folder, lines.append)), lines
 
 
-def test_every_form_is_a_record(picture: Picture, tmp_path: Path) -> None:
-    peer = Copier({"": picture.artifact, "fast": picture.artifact})
-    records, lines = measured(picture, peer, tmp_path)
-    assert [record.peer for record in records] == ["copier", "copier (fast)"]
-    assert all("inf dB" in line for line in lines)
-    assert len(lines) == 2
+def test_a_peer_is_a_record(picture: Picture, tmp_path: Path) -> None:
+    records, lines = measured(picture, Copier(picture.artifact), tmp_path)
+    assert [record.peer for record in records] == ["copier"]
+    (line,) = lines
+    assert "inf dB" in line
 
 
 def test_another_picture_is_noticed(picture: Picture, tmp_path: Path) -> None:
     other = painted(tmp_path / "other.png", seed=1)
-    with pytest.raises(ExecutionError, match=r"copier \(fast\): makes another picture"):
-        measured(picture, Copier({"": picture.artifact, "fast": other}), tmp_path)
+    with pytest.raises(ExecutionError, match="copier: makes another picture"):
+        measured(picture, Copier(other), tmp_path)
 
 
 def test_another_size_is_noticed(picture: Picture, tmp_path: Path) -> None:
     wide = painted(tmp_path / "wide.png", seed=0, size=(128, 64))
     with pytest.raises(ExecutionError, match=r"shape \[64, 96, 3\], found \[64, 128, 3\]"):
-        measured(picture, Copier({"": wide}), tmp_path)
+        measured(picture, Copier(wide), tmp_path)
 
 
 def test_failure_is_told(picture: Picture, tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match="the picture of copier: ended with code 1"):
-        measured(picture, Copier({"": tmp_path / "absent.png"}), tmp_path)
+        measured(picture, Copier(tmp_path / "absent.png"), tmp_path)
 
 
 def test_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,25 +89,25 @@ def test_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "stable-diffusion-cpp is unknown" in capsys.readouterr().err
 
 
-def test_forms_of_stable_diffusion_cpp() -> None:
-    commands = PICTURE_PEERS["stable-diffusion-cpp"].commands(PICTURE)
-    assert list(commands) == ["", "flash attention"]
-    options = PICTURE.options()
-    for flash, (*command, text) in zip([False, True], commands.values(), strict=True):
-        assert command == [sys.executable, "-m", "benchmarks.stable_diffusion_cpp"]
-        request = Request.parse(text)
-        assert request.flash_attention is flash
-        assert (request.checkpoint, request.size, request.threads) == ("model.safetensors", (96, 64), 2)
-        for name in ("prompt", "negative", "steps", "cfg_scale", "seed", "sampler", "schedule"):
-            assert getattr(request, name) == getattr(options, name)
-        assert json.loads(text)["sampler"] == "euler_a"
+@pytest.mark.parametrize(
+    ("name", "flash"), [("stable-diffusion-cpp", False), ("stable-diffusion-cpp-fa", True)]
+)
+def test_command_of_stable_diffusion_cpp(name: str, flash: bool) -> None:
+    *command, text = PICTURE_PEERS[name].command(PICTURE)
+    assert command == [sys.executable, "-m", "benchmarks.stable_diffusion_cpp"]
+    request, options = Request.parse(text), PICTURE.options()
+    assert request.flash_attention is flash
+    assert (request.checkpoint, request.size, request.threads) == ("model.safetensors", (96, 64), 2)
+    for field in ("prompt", "negative", "steps", "cfg_scale", "seed", "sampler", "schedule"):
+        assert getattr(request, field) == getattr(options, field)
+    assert json.loads(text)["sampler"] == "euler_a"
 
 
 def test_library_is_asked_for_the_same() -> None:
     """By the declarations and defaults of the library itself."""
     package = pytest.importorskip("stable_diffusion_cpp")
-    (plain, fast) = StableDiffusionCpp().commands(PICTURE).values()
-    request, flash = Request.parse(plain[-1]), Request.parse(fast[-1])
+    peers = (StableDiffusionCpp(), FlashStableDiffusionCpp())
+    request, flash = (Request.parse(peer.command(PICTURE)[-1]) for peer in peers)
     context = stable_diffusion_cpp.context_parameters(package.stable_diffusion_cpp, request)
     assert (context.model_path, context.n_threads) == (b"model.safetensors", 2)
     assert (context.diffusion_flash_attn, context.free_params_immediately) == (False, True)
