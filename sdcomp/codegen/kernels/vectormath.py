@@ -11,7 +11,8 @@ from sdcomp.codegen.builder import I32, Emitter, Value
 
 LOG2_E = log2(np.e)
 _ROUNDER = 1.5 * 2.0**23
-_LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126.0, 127.0
+_LOWEST_EXPONENT, _HIGHEST_EXPONENT = -125.0, 127.0
+"""The least power is twice the least normal number: a polynomial a rounding below 1 makes it no denormal."""
 
 
 @cache
@@ -24,7 +25,7 @@ def exp2_coefficients(degree: int, first: float) -> tuple[float, ...]:
 
 
 def exp2(e: Emitter, x: Value, degree: int = 6, negative: bool = False) -> Value:
-    """2^x = 2^n 2^f with n + f = x; 2^f is a polynomial. Saturates at 2^-126 and 2^127.
+    """2^x = 2^n 2^f with n + f = x; 2^f is a polynomial. Saturates at 2^-125 and 2^127.
 
     `negative` promises x <= 0 and saves the upper bound.
     """
