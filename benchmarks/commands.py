@@ -13,7 +13,6 @@ from benchmarks.subjects.network import build_artifact
 from benchmarks.subjects.text import TextCase
 from benchmarks.subjects.unet import UNetCase
 from benchmarks.subjects.vae import DecodeCase, EncodeCase
-from benchmarks.workers import call_in_child
 from sdcomp.cli.parsing import parse_adapter
 from sdcomp.errors import UsageError
 
@@ -31,7 +30,6 @@ LAYERS: dict[str, tuple[Case, ...]] = {
 
 def measure_subject(options: argparse.Namespace) -> int:
     """Measures the chosen cases of a network or of single layers against the chosen peers."""
-    from benchmarks.machine import peak_rate
     from benchmarks.peers.registry import chosen_peers
 
     peers = chosen_peers(options.peers)
@@ -40,9 +38,7 @@ def measure_subject(options: argparse.Namespace) -> int:
         cases = [case for case in _cases(options, folder) if options.only in case.name]
         if not cases:
             raise UsageError(f"--only {options.only}: no case of {options.subject} has this in its name")
-        rate = call_in_child("the micro-kernel", 1, peak_rate)
-        settings = Settings(options.threads, options.runs, rate, partial(print, flush=True))
-        settings.report(f"micro-kernel: {rate / 1e9:.1f} G multiply-accumulates per second and thread")
+        settings = Settings(options.threads, options.runs, partial(print, flush=True))
         records = [record for case in cases for record in measure(case, peers, settings, folder)]
     return _report(records, options)
 
@@ -92,13 +88,11 @@ def measure_image(options: argparse.Namespace) -> int:
 
 def measure_adapters(options: argparse.Namespace) -> int:
     """Builds a model without adapters, with them folded in and with them live, and measures all three."""
-    from benchmarks.machine import peak_rate
     from benchmarks.subjects.adapters import measure_adapters
 
     adapters = tuple(parse_adapter(text)[:2] for text in options.lokr)
     with _scratch_folder() as name:
-        rate = call_in_child("the micro-kernel", 1, peak_rate)
-        settings = Settings(options.threads, options.runs, rate, partial(print, flush=True))
+        settings = Settings(options.threads, options.runs, partial(print, flush=True))
         records = measure_adapters(options.model, adapters, options.size, settings, Path(name))
     return _report(records, options)
 

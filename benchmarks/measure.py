@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,42 +29,76 @@ _SETTLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. `runs` are turns per program; `peak_rate` is in multiplies per second and thread."""
+    """How to measure. `runs` are turns per program."""
 
     threads: int
     runs: int
-    peak_rate: float
     report: Report
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Seconds of every timed evaluation."""
-
-    ours: list[float] = field(default_factory=list)
-    peer: list[float] = field(default_factory=list)
 
 
 def measure(case: Case, peers: Sequence[Peer], settings: Settings, folder: Path) -> Iterator[Record]:
     """One record per form of each peer, or one of ours alone; converted models go below `folder`.
 
-    A peer that is not installed or fails is reported and left out. Raises ExecutionError if ours fails, or if
-    a peer computes something else.
+    The micro-kernel takes turns too, for what the machine can do at the time. A peer that is not installed or
+    fails is reported and left out. Raises ExecutionError if ours fails, or if a peer computes something else.
     """
-    with TemporaryDirectory(dir=folder) as ours_folder:
-        ours_path = Path(ours_folder)
-        call_in_child("sdcomp", settings.threads, partial(case.prepare_ours, ours_path))
-        with Worker("sdcomp", settings.threads, partial(case.load_ours, ours_path, settings.threads)) as ours:
-            outputs = ours.outputs()
-            if not peers:
-                yield _record(case, ours, None, _alternate(ours, None, settings.runs), settings)
-            for peer in peers:
-                yield from _against(case, ours, outputs, peer, settings, folder)
+    from benchmarks.machine import load_micro_kernel
+
+    threads = settings.threads
+    with TemporaryDirectory(dir=folder) as name, ExitStack() as stack:
+        ours_folder = Path(name)
+        call_in_child("sdcomp", threads, partial(case.prepare_ours, ours_folder))
+        load = partial(case.load_ours, ours_folder, threads)
+        ours = stack.enter_context(Worker("sdcomp", threads, load))
+        limit = Worker("the micro-kernel", threads, partial(load_micro_kernel, threads))
+        turns = _Turns(case, ours, stack.enter_context(limit), settings)
+        if not peers:
+            yield turns.alone()
+        for peer in peers:
+            yield from _against(turns, ours.outputs(), peer, folder)
 
 
-def _against(
-    case: Case, ours: Worker, outputs: list[Array], peer: Peer, settings: Settings, folder: Path
-) -> Iterator[Record]:
+@dataclass(frozen=True)
+class _Turns:
+    """Programs that take turns on a case: ours, the micro-kernel, and perhaps a peer."""
+
+    case: Case
+    ours: Worker
+    limit: Worker
+    settings: Settings
+
+    def alone(self) -> Record:
+        return self._record(*in_turns([self.ours, self.limit], self.settings.runs))
+
+    def against(self, peer: Worker) -> Record:
+        ours, limit, theirs = in_turns([self.ours, self.limit, peer], self.settings.runs)
+        record, seconds = self._record(ours, limit), median(theirs)
+        return replace(
+            record,
+            peer=peer.name,
+            peer_ms=1e3 * seconds,
+            peer_peak_mb=peer.peak_mb(),
+            ratio=record.ours_ms / (1e3 * seconds),
+        )
+
+    def _record(self, ours: list[float], limit: list[float]) -> Record:
+        fraction = None
+        if self.ours.multiplies is not None and self.limit.multiplies is not None:
+            rate, most = self.ours.multiplies / median(ours), self.limit.multiplies / median(limit)
+            self.settings.report(f"{self.case.name}: micro-kernel {most / 1e9:.1f} G multiply-accumulates/s")
+            fraction = rate / most
+        return Record(
+            subject=self.case.subject,
+            case=self.case.name,
+            threads=self.settings.threads,
+            ours_ms=1e3 * median(ours),
+            ours_peak_mb=self.ours.peak_mb(),
+            peak_fraction=fraction,
+        )
+
+
+def _against(turns: _Turns, outputs: list[Array], peer: Peer, folder: Path) -> Iterator[Record]:
+    case, settings = turns.case, turns.settings
     if not peer.is_installed(settings.report):
         return
     for label, form in case.forms(peer.name):
@@ -76,16 +111,12 @@ def _against(
                 continue
             with worker:
                 _check_same(case, name, outputs, worker.outputs(), settings.report)
-                yield _record(case, ours, worker, _alternate(ours, worker, settings.runs), settings)
+                yield turns.against(worker)
 
 
 def _start(name: str, peer: Peer, form: Case, folder: Path, threads: int) -> Worker:
     call_in_child(name, threads, partial(peer.prepare, form, folder))
     return Worker(name, threads, partial(peer.load, form, folder, threads))
-
-
-def _alternate(ours: Worker, peer: Worker | None, runs: int) -> Turns:
-    return Turns(*in_turns([ours] if peer is None else [ours, peer], runs))
 
 
 def in_turns(workers: Sequence[Worker], runs: int) -> list[list[float]]:
@@ -101,30 +132,6 @@ def turn(worker: Worker) -> list[float]:
     """Seconds of each evaluation of one turn."""
     time.sleep(_SETTLE_SECONDS)
     return worker.measure(_TURN_SECONDS)
-
-
-def _record(case: Case, ours: Worker, peer: Worker | None, turns: Turns, settings: Settings) -> Record:
-    ours_seconds = median(turns.ours)
-    rate = None if ours.multiplies is None else ours.multiplies / ours_seconds
-    alone = Record(
-        subject=case.subject,
-        case=case.name,
-        threads=settings.threads,
-        ours_ms=1e3 * ours_seconds,
-        ours_peak_mb=ours.peak_mb(),
-        peak_fraction=None if rate is None else rate / (settings.threads * settings.peak_rate),
-    )
-    return alone if peer is None else _compared(alone, peer, median(turns.peer))
-
-
-def _compared(alone: Record, peer: Worker, seconds: float) -> Record:
-    return replace(
-        alone,
-        peer=peer.name,
-        peer_ms=1e3 * seconds,
-        peer_peak_mb=peer.peak_mb(),
-        ratio=alone.ours_ms / (1e3 * seconds),
-    )
 
 
 def relative_difference(found: Array, expected: Array) -> float:

@@ -13,7 +13,7 @@ class Record:
     """Median times in milliseconds, peak resident memory of each process in MiB.
 
     `ratio` is ours over the peer's: less than one is faster. `peak_fraction` is our rate of multiplies over
-    `threads` times the rate of the matmul micro-kernel on one thread. Null: not applicable.
+    that of the matmul micro-kernel on as many threads. Null: not applicable.
     """
 
     subject: str

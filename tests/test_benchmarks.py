@@ -20,7 +20,7 @@ from benchmarks.__main__ import main
 from benchmarks.cases import Array, Program
 from benchmarks.checkpoint import TINY
 from benchmarks.lokr import lokr_difference
-from benchmarks.machine import peak_rate
+from benchmarks.machine import CALLS, load_micro_kernel
 from benchmarks.memory_usage import run_with_peak
 from benchmarks.peers.registry import PEERS
 from benchmarks.subjects.attention import AttentionCase
@@ -277,8 +277,14 @@ def test_peak_of_a_command() -> None:
     assert 300 < peak < 400
 
 
-def test_peak_rate_is_a_processors() -> None:
-    assert 1e9 < peak_rate() < 1e12
+@pytest.mark.parametrize("threads", [1, 2])
+def test_micro_kernel_counts_what_it_computes(threads: int) -> None:
+    """Every call sums `depth` products of ones into each element of C, on every thread."""
+    program = load_micro_kernel(threads)
+    outputs = program.evaluate()
+    (depth,) = {value for output in outputs for value in output.tolist()}
+    assert len(outputs) == threads
+    assert program.multiplies == CALLS * depth * sum(output.size for output in outputs)
 
 
 @pytest.mark.parametrize(
