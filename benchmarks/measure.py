@@ -52,10 +52,12 @@ def measure(case: Case, peers: Sequence[Peer], settings: Settings, folder: Path)
         ours = stack.enter_context(Worker("sdcomp", threads, load))
         limit = Worker("the micro-kernel", threads, partial(load_micro_kernel, threads))
         turns = _Turns(case, ours, stack.enter_context(limit), settings)
+        outputs = ours.outputs()
+        limit.outputs()  # which nobody needs: programs take turns warmed up
         if not peers:
             yield turns.alone()
         for peer in peers:
-            yield from _against(turns, ours.outputs(), peer, folder)
+            yield from _against(turns, outputs, peer, folder)
 
 
 @dataclass(frozen=True)
