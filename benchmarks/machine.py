@@ -2,63 +2,72 @@
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from benchmarks.cases import Array, Program
-from sdcomp.codegen.builder import I64, POINTER, new_function
-from sdcomp.codegen.compile import emit_object, machine, new_module
-from sdcomp.codegen.jit import aligned_bytes
+from sdcomp.codegen.builder import I1, Emitter, Value
+from sdcomp.codegen.jit import Jit, aligned_bytes
+from sdcomp.codegen.kernels.base import Kernel, operand
 from sdcomp.codegen.kernels.microkernel import MicroKernel
 from sdcomp.codegen.targets import Target, resolve
 
-import llvmlite.ir as ir  # isort: skip
-
-_SYMBOL = "repeated_micro_kernel"
-_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 CALLS = 40_000
 """Some ten milliseconds: starting the threads must not show."""
 
 
-def load_micro_kernel(threads: int) -> Program:
-    """The micro-kernel on this many threads at once, each with its own data.
+@dataclass(frozen=True)
+class RepeatedMicroKernel(Kernel):
+    """A call of the micro-kernel for each tile, always over the same data. Operands: A, B, C."""
 
-    It has the rows and vectors that kernels have on this machine; its panel fills half of the first-level
-    cache.
-    """
+    micro: MicroKernel
+    width: int
+    depth: int
+
+    kind = "repeated_micro_kernel"
+
+    @staticmethod
+    def of(target: Target) -> "RepeatedMicroKernel":
+        """With the rows and vectors that kernels have; the panel fills half of the first-level cache."""
+        width = target.panel_vectors * target.lanes
+        depth = target.l1_bytes // (8 * width)
+        rows = target.tile_rows(target.panel_vectors)
+        return RepeatedMicroKernel(MicroKernel(rows, target.panel_vectors, depth, 1), width, depth)
+
+    @property
+    def tiles(self) -> int:
+        return CALLS
+
+    @property
+    def multiplies(self) -> int:
+        return CALLS * self.micro.rows * self.depth * self.width
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """f32 in each operand."""
+        return self.micro.rows * self.depth, self.depth * self.width, self.micro.rows * self.width
+
+    def emit_tile(self, e: Emitter, tile: Value) -> None:
+        self.micro.call(e, operand(e, 0), operand(e, 1), operand(e, 2), self.depth, I1(0))
+
+
+def load_micro_kernel(threads: int) -> Program:
+    """The micro-kernel on this many threads at once, each with its own data."""
     target = resolve("native")
-    width = target.panel_vectors * target.lanes
-    depth = target.l1_bytes // (8 * width)
-    kernel = MicroKernel(target.tile_rows(target.panel_vectors), target.panel_vectors, depth, 1)
-    sizes = (kernel.rows * depth, depth * width, kernel.rows * width)
-    data = [[_ones(size) for size in sizes] for _ in range(threads)]
-    engine = llvm.create_lljit_compiler(machine(target))
-    code = llvm.JITLibraryBuilder().add_object_img(_repeated(kernel, depth, target)).export_symbol(_SYMBOL)
-    library = code.link(engine, "machine")
-    pool = ThreadPoolExecutor(threads)
+    kernel = RepeatedMicroKernel.of(target)
+    jit, pool = Jit.of([kernel], target), ThreadPoolExecutor(threads)
+    data = [[_ones(size) for size in kernel.sizes] for _ in range(threads)]
 
     def run(arrays: list[Array]) -> Array:
-        function = _FUNCTION(library[_SYMBOL])  # here, so that the library lives as long as the program
-        function(*(array.ctypes.data for array in arrays), CALLS)
+        operands = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+        jit.functions[kernel](ctypes.addressof(operands), None, 0, kernel.tiles)
         return arrays[-1]
 
-    multiplies = threads * CALLS * kernel.rows * depth * width
-    return Program(lambda: list(pool.map(run, data)), multiplies, list)
+    return Program(lambda: list(pool.map(run, data)), threads * kernel.multiplies, list)
 
 
 def _ones(size: int) -> Array:
     array = aligned_bytes(4 * size).view(np.float32)
     array.fill(1)
     return array
-
-
-def _repeated(kernel: MicroKernel, depth: int, target: Target) -> bytes:
-    """void (A, B, C, i64 calls), as an object file: the micro-kernel over the same data again and again."""
-    module = new_module("machine", target)
-    e = new_function(module, _SYMBOL, [POINTER, POINTER, POINTER, I64], target, internal=False)
-    a, b, c, calls = e.function.args
-    with e.loop(0, calls):
-        kernel.call(e, a, b, c, depth, ir.Constant(ir.IntType(1), 0))
-    e.b.ret_void()
-    return emit_object(module, target)

@@ -36,10 +36,6 @@ class Runtime(ABC):
             report(f"{self.name}: left out: pip install {' '.join(missing)}")
         return not missing
 
-    def form_name(self, label: str) -> str:
-        """The name of one of its forms in a record; the label of the plain one is empty."""
-        return f"{self.name} ({label})" if label else self.name
-
 
 def _is_installed(package: str) -> bool:
     try:
@@ -67,6 +63,10 @@ class Peer(Runtime):
         """The case, bound to its inputs."""
         function, calls = self.function(case, folder, threads), case.calls()
         return Program(lambda: joined([function(call) for call in calls]), None, case.finish)
+
+    def form_name(self, label: str) -> str:
+        """The name of one of its forms in a record; the label of the plain one is empty."""
+        return f"{self.name} ({label})" if label else self.name
 
 
 class PicturePeer(Runtime):

@@ -37,11 +37,11 @@ def exp2(e: Emitter, x: Value, degree: int = 6, negative: bool = False) -> Value
 
 def _scaled_power(e: Emitter, x: Value, degree: int) -> Value:
     """n = floor(x): one instruction takes x - floor(x), and one multiplies by 2^floor(x)."""
-    mask, downwards = ir.IntType(e.target.lanes), ir.Constant(I32, 1)
-    every_lane, as_set = ir.Constant(mask, -1), ir.Constant(I32, 4)
+    every_lane, downwards = ir.Constant(ir.IntType(e.target.lanes), -1), ir.Constant(I32, 1)
+    as_always = ir.Constant(I32, 4)  # results are rounded and exceptions masked as MXCSR says
 
     def call(name: str, *operands: Value) -> Value:
-        arguments = [*operands, e.zeros(), every_lane, as_set]
+        arguments = [*operands, e.zeros(), every_lane, as_always]
         kind = ir.FunctionType(e.vector, [argument.type for argument in arguments])
         return e.b.call(e.declare(f"llvm.x86.avx512.mask.{name}.ps.512", kind), arguments)
 
